@@ -1,0 +1,1 @@
+"""Privacy-preserving smart-meter aggregation: protocol, meter and operator library."""

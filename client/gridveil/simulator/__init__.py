@@ -1,0 +1,1 @@
+"""Synthetic meters and load profiles for demonstrations and tests."""

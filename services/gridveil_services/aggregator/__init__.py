@@ -1,0 +1,1 @@
+"""The aggregator: adds ciphertexts and holds no secret of the scheme."""

@@ -1,0 +1,1 @@
+"""Sets up a city: keys, certificates and configuration."""

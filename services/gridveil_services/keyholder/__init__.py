@@ -1,0 +1,1 @@
+"""The key-holder: opens city-wide totals and nothing else."""

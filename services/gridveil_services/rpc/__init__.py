@@ -1,0 +1,1 @@
+"""What the gRPC servers of all roles share."""

@@ -1,0 +1,1 @@
+"""The totals service: what operators and auditors may read."""
