@@ -33,7 +33,7 @@ WIRE_REFERENCE = re.compile(r"\bgridveil\.v1\.(?=\w+_pb2\b)")
 
 
 def include_directories() -> list[Path]:
-    """Where imports are found: ours, google.protobuf from grpc_tools, google.rpc from its package."""
+    """Where imports are found: ours, then google.protobuf, then google.rpc as installed."""
     return [
         PROTOS,
         Path(str(resources.files("grpc_tools"))) / "_proto",
