@@ -1,0 +1,71 @@
+"""A client's profile: which city, which pinned key, which endpoints, which TLS identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gridveil.config import ConfigFile, Section, TlsFiles, hex_bytes, load
+from gridveil.protocol.layout import ID_BYTES, KEY_BYTES
+
+
+class EndpointSection(Section, frozen=True, kw_only=True):
+    """Where a service listens."""
+
+    address: str
+
+
+class ProfileFile(ConfigFile, frozen=True, kw_only=True):
+    """``profile.toml``."""
+
+    city_id: str
+    identity_key: str
+    development: bool = False
+    aggregator: EndpointSection | None = None
+    keyholder: EndpointSection | None = None
+    totals: EndpointSection | None = None
+    tls: TlsFiles
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Paths of a TLS identity: PEM files."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+    @classmethod
+    def beside(cls, files: TlsFiles, folder: Path) -> Tls:
+        """The paths of a config section, relative to the config's folder."""
+        return cls(folder / files.ca, folder / files.certificate, folder / files.key)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a client knows of its city, all of it pinned."""
+
+    city_id: bytes
+    identity_key: bytes
+    """Ed25519 public key of the key-holder."""
+    development: bool
+    endpoints: dict[str, str]
+    """Address by role: ``aggregator``, ``keyholder``, ``totals``."""
+    tls: Tls
+
+    @classmethod
+    def load(cls, path: Path) -> Profile:
+        """The profile in a TOML file."""
+        file = load(path, ProfileFile)
+        sections = {
+            "aggregator": file.aggregator,
+            "keyholder": file.keyholder,
+            "totals": file.totals,
+        }
+        return cls(
+            hex_bytes(file.city_id, ID_BYTES, "city_id"),
+            hex_bytes(file.identity_key, KEY_BYTES, "identity_key"),
+            file.development,
+            {role: section.address for role, section in sections.items() if section},
+            Tls.beside(file.tls, path.parent),
+        )

@@ -1,0 +1,240 @@
+"""Releases and totals: what the aggregator hands over and the key-holder answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from nacl.signing import SigningKey
+
+from gridveil.protocol.errors import MalformedInput, NotAuthentic, Reason
+from gridveil.protocol.layout import (
+    DIGEST_BYTES,
+    ID_BYTES,
+    SIGNATURE_BYTES,
+    Reader,
+    sha256,
+    text,
+    u8,
+    u32,
+    u64,
+)
+from gridveil.protocol.report import Claim
+from gridveil.protocol.sealing import SEALED_BYTES
+from gridveil.protocol.signing import is_signed_by, sign
+
+ENTRY_BYTES = ID_BYTES + 4 + DIGEST_BYTES + SEALED_BYTES + DIGEST_BYTES + SIGNATURE_BYTES
+OPENED_ENTRY_BYTES = ENTRY_BYTES + 32
+CHUNK_BYTES = 1_048_576 // ENTRY_BYTES * ENTRY_BYTES
+"""Longest entry chunk: the whole entries in 1 MiB."""
+
+_RELEASE_DOMAIN = "gridveil/v1/release"
+_ENTRIES_DOMAIN = "gridveil/v1/release-entries"
+_TOTAL_DOMAIN = "gridveil/v1/total"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One report without its ciphertext, as the key-holder checks it."""
+
+    claim: Claim
+    signature: bytes
+
+    def encode(self) -> bytes:
+        """196 bytes: meter id, flags, h, sealed commitment, ciphertext digest, signature."""
+        claim = self.claim
+        return b"".join(
+            (
+                claim.meter_id,
+                u32(claim.flags),
+                claim.commitment_hash,
+                claim.sealed_commitment,
+                claim.ciphertext_digest,
+                self.signature,
+            )
+        )
+
+    @classmethod
+    def decode(cls, data: bytes, parameters_digest: bytes, window_start: int) -> Entry:
+        """The entry in exactly 196 bytes; the release says which parameters and window."""
+        reader = Reader(data, "entry")
+        meter_id, flags = reader.take(ID_BYTES), reader.uint(4)
+        claim = Claim(
+            parameters_digest,
+            window_start,
+            meter_id,
+            flags,
+            reader.take(DIGEST_BYTES),
+            reader.take(SEALED_BYTES),
+            reader.take(DIGEST_BYTES),
+        )
+        entry = cls(claim, reader.take(SIGNATURE_BYTES))
+        reader.end()
+        return entry
+
+
+def split_entries(data: bytes) -> Iterator[bytes]:
+    """The whole 196-byte entries of a chunk."""
+    if len(data) % ENTRY_BYTES:
+        raise MalformedInput(Reason.MALFORMED_MESSAGE, "not whole entries")
+    for at in range(0, len(data), ENTRY_BYTES):
+        yield data[at : at + ENTRY_BYTES]
+
+
+@dataclass(frozen=True)
+class LaneSum:
+    """The sum ciphertext of one lane with at least one report."""
+
+    lane: int
+    count: int
+    ciphertext: bytes
+
+
+@dataclass(frozen=True)
+class ReleaseHeader:
+    """What a release is about."""
+
+    city_id: bytes
+    parameters_digest: bytes
+    window_start: int
+    roster_version: int
+    lanes: int
+    """L, for the roster version; lanes without a report are not sent."""
+    count: int
+
+
+class EntriesDigest:
+    """Running SHA-256 over all entry bytes, ascending by (lane, meter id)."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256(text(_ENTRIES_DOMAIN))
+
+    def update(self, data: bytes) -> None:
+        """Add whole entries."""
+        self._hash.update(data)
+
+    def digest(self) -> bytes:
+        """32 bytes, of all entries so far."""
+        return self._hash.copy().digest()
+
+
+def release_digest(header: ReleaseHeader, lanes: Sequence[LaneSum], entries_digest: bytes) -> bytes:
+    """The digest that names a release for ever: header, lanes in order, entries."""
+    parts = [
+        text(_RELEASE_DOMAIN),
+        header.city_id,
+        header.parameters_digest,
+        u64(header.window_start),
+        u64(header.roster_version),
+        u32(header.lanes),
+        u64(header.count),
+        u32(len(lanes)),
+    ]
+    parts += (u32(s.lane) + u64(s.count) + sha256(s.ciphertext) for s in lanes)
+    return sha256(b"".join(parts) + entries_digest)
+
+
+@dataclass(frozen=True)
+class RegisterTotal:
+    """The city's sum of one register."""
+
+    name: str
+    unit: str
+    sum: int
+
+
+@dataclass(frozen=True)
+class Total:
+    """A released total. Sums are over ``count`` distinct enrolled meters, each once."""
+
+    city_id: bytes
+    epoch_id: bytes
+    parameters_digest: bytes
+    window_start: int
+    window_length: int
+    roster_version: int
+    enrolled: int
+    count: int
+    lanes: int
+    release_digest: bytes
+    opened_digest: bytes
+    """SHA-256 over the opened entries (entry, then commitment), ascending by (lane, meter)."""
+    registers: tuple[RegisterTotal, ...]
+    blinding: bytes
+    """B: sum of the blindings mod the group order, 32 bytes little-endian."""
+
+    @property
+    def coverage(self) -> float:
+        """Reported / enrolled."""
+        return self.count / self.enrolled
+
+    def sum(self, register: str) -> int:
+        """City-wide sum of a register in its unit."""
+        return next(r.sum for r in self.registers if r.name == register)
+
+    def mean(self, register: str) -> float:
+        """Mean a reporting meter, in the register's unit."""
+        return self.sum(register) / self.count
+
+    def encode(self) -> bytes:
+        """Canonical encoding."""
+        registers = (text(r.name) + text(r.unit) + u64(r.sum) for r in self.registers)
+        return b"".join(
+            (
+                text(_TOTAL_DOMAIN),
+                self.city_id,
+                self.epoch_id,
+                self.parameters_digest,
+                u64(self.window_start),
+                u32(self.window_length),
+                u64(self.roster_version),
+                u64(self.enrolled),
+                u64(self.count),
+                u32(self.lanes),
+                self.release_digest,
+                self.opened_digest,
+                u8(len(self.registers)),
+                *registers,
+                self.blinding,
+            )
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Total:
+        """The total in ``data``."""
+        reader = Reader(data, "total")
+        reader.domain(_TOTAL_DOMAIN)
+        total = cls(
+            city_id=reader.take(ID_BYTES),
+            epoch_id=reader.take(ID_BYTES),
+            parameters_digest=reader.take(DIGEST_BYTES),
+            window_start=reader.uint(8),
+            window_length=reader.uint(4),
+            roster_version=reader.uint(8),
+            enrolled=reader.uint(8),
+            count=reader.uint(8),
+            lanes=reader.uint(4),
+            release_digest=reader.take(DIGEST_BYTES),
+            opened_digest=reader.take(DIGEST_BYTES),
+            registers=tuple(
+                RegisterTotal(reader.text(), reader.text(), reader.uint(8))
+                for _ in range(reader.uint(1))
+            ),
+            blinding=reader.take(32),
+        )
+        reader.end()
+        if not 0 < total.count <= total.enrolled:
+            raise MalformedInput(Reason.MALFORMED_MESSAGE, "total counts more than were enrolled")
+        return total
+
+    def sign(self, identity: SigningKey) -> bytes:
+        """The key-holder's signature, 64 bytes."""
+        return sign(identity, self.encode())
+
+
+def open_total(data: bytes, signature: bytes, identity_key: bytes) -> Total:
+    """A total that the pinned identity key signed, or KEY_NOT_PINNED before it is read."""
+    if not is_signed_by(identity_key, data, signature):
+        raise NotAuthentic(Reason.KEY_NOT_PINNED, "the total is not signed by the key-holder")
+    return Total.decode(data)
