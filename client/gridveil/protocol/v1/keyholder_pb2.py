@@ -23,42 +23,43 @@ _sym_db = _symbol_database.Default()
 
 
 from gridveil.protocol.v1 import aggregator_pb2 as gridveil_dot_v1_dot_aggregator__pb2
-from gridveil.protocol.v1 import totals_pb2 as gridveil_dot_v1_dot_totals__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgridveil/v1/keyholder.proto\x12\x0bgridveil.v1\x1a\x1cgridveil/v1/aggregator.proto\x1a\x18gridveil/v1/totals.proto\"I\n\x19GetReleaseProgressRequest\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\x12\x16\n\x0erelease_digest\x18\x02 \x01(\x0c\"8\n\x0fReleaseProgress\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x13\n\x0b\x65ntry_bytes\x18\x02 \x01(\x04\"\xc8\x01\n\x0eReleaseMessage\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.gridveil.v1.ReleaseHeaderH\x00\x12(\n\x04lane\x18\x02 \x01(\x0b\x32\x18.gridveil.v1.ReleaseLaneH\x00\x12*\n\x07\x65ntries\x18\x03 \x01(\x0b\x32\x17.gridveil.v1.EntryChunkH\x00\x12*\n\x05\x63lose\x18\x04 \x01(\x0b\x32\x19.gridveil.v1.ReleaseCloseH\x00\x42\x06\n\x04part\"\x8e\x01\n\rReleaseHeader\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\x12\x19\n\x11parameters_digest\x18\x02 \x01(\x0c\x12\x16\n\x0eroster_version\x18\x03 \x01(\x04\x12\r\n\x05lanes\x18\x04 \x01(\r\x12\r\n\x05\x63ount\x18\x05 \x01(\x04\x12\x16\n\x0erelease_digest\x18\x06 \x01(\x0c\">\n\x0bReleaseLane\x12\x0c\n\x04lane\x18\x01 \x01(\r\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x12\n\nciphertext\x18\x03 \x01(\x0c\"-\n\nEntryChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\x0c\"&\n\x0cReleaseClose\x12\x16\n\x0erelease_digest\x18\x01 \x01(\x0c\"(\n\x12\x45nrolMetersRequest\x12\x12\n\nenrolments\x18\x01 \x03(\x0c\"*\n\x15WithdrawMetersRequest\x12\x11\n\tmeter_ids\x18\x01 \x03(\x0c\"@\n\x13SignedRosterVersion\x12\x16\n\x0eroster_version\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"?\n\x10GetRosterRequest\x12\x15\n\rknown_version\x18\x01 \x01(\x04\x12\x14\n\x0cwindow_start\x18\x02 \x01(\x03\"]\n\x0bRosterChunk\x12.\n\x04head\x18\x01 \x01(\x0b\x32 .gridveil.v1.SignedRosterVersion\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x01(\x0c\x12\x0f\n\x07removed\x18\x03 \x01(\x0c\x32\x8a\x02\n\tKeyHolder\x12]\n\x11GetCityParameters\x12%.gridveil.v1.GetCityParametersRequest\x1a!.gridveil.v1.SignedCityParameters\x12Z\n\x12GetReleaseProgress\x12&.gridveil.v1.GetReleaseProgressRequest\x1a\x1c.gridveil.v1.ReleaseProgress\x12\x42\n\x07Release\x12\x1b.gridveil.v1.ReleaseMessage\x1a\x18.gridveil.v1.SignedTotal(\x01\x32\xfa\x01\n\x06Roster\x12P\n\x0b\x45nrolMeters\x12\x1f.gridveil.v1.EnrolMetersRequest\x1a .gridveil.v1.SignedRosterVersion\x12V\n\x0eWithdrawMeters\x12\".gridveil.v1.WithdrawMetersRequest\x1a .gridveil.v1.SignedRosterVersion\x12\x46\n\tGetRoster\x12\x1d.gridveil.v1.GetRosterRequest\x1a\x18.gridveil.v1.RosterChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgridveil/v1/keyholder.proto\x12\x0bgridveil.v1\x1a\x1cgridveil/v1/aggregator.proto\"I\n\x19GetReleaseProgressRequest\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\x12\x16\n\x0erelease_digest\x18\x02 \x01(\x0c\"8\n\x0fReleaseProgress\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x13\n\x0b\x65ntry_bytes\x18\x02 \x01(\x04\"\xc8\x01\n\x0eReleaseMessage\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.gridveil.v1.ReleaseHeaderH\x00\x12(\n\x04lane\x18\x02 \x01(\x0b\x32\x18.gridveil.v1.ReleaseLaneH\x00\x12*\n\x07\x65ntries\x18\x03 \x01(\x0b\x32\x17.gridveil.v1.EntryChunkH\x00\x12*\n\x05\x63lose\x18\x04 \x01(\x0b\x32\x19.gridveil.v1.ReleaseCloseH\x00\x42\x06\n\x04part\"\x8e\x01\n\rReleaseHeader\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\x12\x19\n\x11parameters_digest\x18\x02 \x01(\x0c\x12\x16\n\x0eroster_version\x18\x03 \x01(\x04\x12\r\n\x05lanes\x18\x04 \x01(\r\x12\r\n\x05\x63ount\x18\x05 \x01(\x04\x12\x16\n\x0erelease_digest\x18\x06 \x01(\x0c\">\n\x0bReleaseLane\x12\x0c\n\x04lane\x18\x01 \x01(\r\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x12\n\nciphertext\x18\x03 \x01(\x0c\"-\n\nEntryChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\x0c\"&\n\x0cReleaseClose\x12\x16\n\x0erelease_digest\x18\x01 \x01(\x0c\":\n\x0eReleaseReceipt\x12\x16\n\x0erelease_digest\x18\x01 \x01(\x0c\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"(\n\x12\x45nrolMetersRequest\x12\x12\n\nenrolments\x18\x01 \x03(\x0c\"*\n\x15WithdrawMetersRequest\x12\x11\n\tmeter_ids\x18\x01 \x03(\x0c\"@\n\x13SignedRosterVersion\x12\x16\n\x0eroster_version\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"?\n\x10GetRosterRequest\x12\x15\n\rknown_version\x18\x01 \x01(\x04\x12\x14\n\x0cwindow_start\x18\x02 \x01(\x03\"]\n\x0bRosterChunk\x12.\n\x04head\x18\x01 \x01(\x0b\x32 .gridveil.v1.SignedRosterVersion\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x01(\x0c\x12\x0f\n\x07removed\x18\x03 \x01(\x0c\x32\x8d\x02\n\tKeyHolder\x12]\n\x11GetCityParameters\x12%.gridveil.v1.GetCityParametersRequest\x1a!.gridveil.v1.SignedCityParameters\x12Z\n\x12GetReleaseProgress\x12&.gridveil.v1.GetReleaseProgressRequest\x1a\x1c.gridveil.v1.ReleaseProgress\x12\x45\n\x07Release\x12\x1b.gridveil.v1.ReleaseMessage\x1a\x1b.gridveil.v1.ReleaseReceipt(\x01\x32\xfa\x01\n\x06Roster\x12P\n\x0b\x45nrolMeters\x12\x1f.gridveil.v1.EnrolMetersRequest\x1a .gridveil.v1.SignedRosterVersion\x12V\n\x0eWithdrawMeters\x12\".gridveil.v1.WithdrawMetersRequest\x1a .gridveil.v1.SignedRosterVersion\x12\x46\n\tGetRoster\x12\x1d.gridveil.v1.GetRosterRequest\x1a\x18.gridveil.v1.RosterChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gridveil.protocol.v1.keyholder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETRELEASEPROGRESSREQUEST']._serialized_start=100
-  _globals['_GETRELEASEPROGRESSREQUEST']._serialized_end=173
-  _globals['_RELEASEPROGRESS']._serialized_start=175
-  _globals['_RELEASEPROGRESS']._serialized_end=231
-  _globals['_RELEASEMESSAGE']._serialized_start=234
-  _globals['_RELEASEMESSAGE']._serialized_end=434
-  _globals['_RELEASEHEADER']._serialized_start=437
-  _globals['_RELEASEHEADER']._serialized_end=579
-  _globals['_RELEASELANE']._serialized_start=581
-  _globals['_RELEASELANE']._serialized_end=643
-  _globals['_ENTRYCHUNK']._serialized_start=645
-  _globals['_ENTRYCHUNK']._serialized_end=690
-  _globals['_RELEASECLOSE']._serialized_start=692
-  _globals['_RELEASECLOSE']._serialized_end=730
-  _globals['_ENROLMETERSREQUEST']._serialized_start=732
-  _globals['_ENROLMETERSREQUEST']._serialized_end=772
-  _globals['_WITHDRAWMETERSREQUEST']._serialized_start=774
-  _globals['_WITHDRAWMETERSREQUEST']._serialized_end=816
-  _globals['_SIGNEDROSTERVERSION']._serialized_start=818
-  _globals['_SIGNEDROSTERVERSION']._serialized_end=882
-  _globals['_GETROSTERREQUEST']._serialized_start=884
-  _globals['_GETROSTERREQUEST']._serialized_end=947
-  _globals['_ROSTERCHUNK']._serialized_start=949
-  _globals['_ROSTERCHUNK']._serialized_end=1042
-  _globals['_KEYHOLDER']._serialized_start=1045
-  _globals['_KEYHOLDER']._serialized_end=1311
-  _globals['_ROSTER']._serialized_start=1314
-  _globals['_ROSTER']._serialized_end=1564
+  _globals['_GETRELEASEPROGRESSREQUEST']._serialized_start=74
+  _globals['_GETRELEASEPROGRESSREQUEST']._serialized_end=147
+  _globals['_RELEASEPROGRESS']._serialized_start=149
+  _globals['_RELEASEPROGRESS']._serialized_end=205
+  _globals['_RELEASEMESSAGE']._serialized_start=208
+  _globals['_RELEASEMESSAGE']._serialized_end=408
+  _globals['_RELEASEHEADER']._serialized_start=411
+  _globals['_RELEASEHEADER']._serialized_end=553
+  _globals['_RELEASELANE']._serialized_start=555
+  _globals['_RELEASELANE']._serialized_end=617
+  _globals['_ENTRYCHUNK']._serialized_start=619
+  _globals['_ENTRYCHUNK']._serialized_end=664
+  _globals['_RELEASECLOSE']._serialized_start=666
+  _globals['_RELEASECLOSE']._serialized_end=704
+  _globals['_RELEASERECEIPT']._serialized_start=706
+  _globals['_RELEASERECEIPT']._serialized_end=764
+  _globals['_ENROLMETERSREQUEST']._serialized_start=766
+  _globals['_ENROLMETERSREQUEST']._serialized_end=806
+  _globals['_WITHDRAWMETERSREQUEST']._serialized_start=808
+  _globals['_WITHDRAWMETERSREQUEST']._serialized_end=850
+  _globals['_SIGNEDROSTERVERSION']._serialized_start=852
+  _globals['_SIGNEDROSTERVERSION']._serialized_end=916
+  _globals['_GETROSTERREQUEST']._serialized_start=918
+  _globals['_GETROSTERREQUEST']._serialized_end=981
+  _globals['_ROSTERCHUNK']._serialized_start=983
+  _globals['_ROSTERCHUNK']._serialized_end=1076
+  _globals['_KEYHOLDER']._serialized_start=1079
+  _globals['_KEYHOLDER']._serialized_end=1348
+  _globals['_ROSTER']._serialized_start=1351
+  _globals['_ROSTER']._serialized_end=1601
 # @@protoc_insertion_point(module_scope)

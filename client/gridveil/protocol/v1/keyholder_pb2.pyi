@@ -1,5 +1,4 @@
 from gridveil.protocol.v1 import aggregator_pb2 as _aggregator_pb2
-from gridveil.protocol.v1 import totals_pb2 as _totals_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -75,6 +74,14 @@ class ReleaseClose(_message.Message):
     RELEASE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     release_digest: bytes
     def __init__(self, release_digest: _Optional[bytes] = ...) -> None: ...
+
+class ReleaseReceipt(_message.Message):
+    __slots__ = ("release_digest", "replayed")
+    RELEASE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    release_digest: bytes
+    replayed: bool
+    def __init__(self, release_digest: _Optional[bytes] = ..., replayed: _Optional[bool] = ...) -> None: ...
 
 class EnrolMetersRequest(_message.Message):
     __slots__ = ("enrolments",)

@@ -5,7 +5,6 @@ import warnings
 
 from gridveil.protocol.v1 import aggregator_pb2 as gridveil_dot_v1_dot_aggregator__pb2
 from gridveil.protocol.v1 import keyholder_pb2 as gridveil_dot_v1_dot_keyholder__pb2
-from gridveil.protocol.v1 import totals_pb2 as gridveil_dot_v1_dot_totals__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -49,7 +48,7 @@ class KeyHolderStub:
         self.Release = channel.stream_unary(
                 '/gridveil.v1.KeyHolder/Release',
                 request_serializer=gridveil_dot_v1_dot_keyholder__pb2.ReleaseMessage.SerializeToString,
-                response_deserializer=gridveil_dot_v1_dot_totals__pb2.SignedTotal.FromString,
+                response_deserializer=gridveil_dot_v1_dot_keyholder__pb2.ReleaseReceipt.FromString,
                 _registered_method=True)
 
 
@@ -71,7 +70,8 @@ class KeyHolderServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Release(self, request_iterator, context):
-        """Header, lanes, entry chunks, close. Answers with the signed total. Roles: aggregator.
+        """Header, lanes, entry chunks, close. The answer says that the total is released and never what
+        it is: the aggregator learns no total. A refusal is an error. Roles: aggregator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +93,7 @@ def add_KeyHolderServicer_to_server(servicer, server):
             'Release': grpc.stream_unary_rpc_method_handler(
                     servicer.Release,
                     request_deserializer=gridveil_dot_v1_dot_keyholder__pb2.ReleaseMessage.FromString,
-                    response_serializer=gridveil_dot_v1_dot_totals__pb2.SignedTotal.SerializeToString,
+                    response_serializer=gridveil_dot_v1_dot_keyholder__pb2.ReleaseReceipt.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,7 +176,7 @@ class KeyHolder:
             target,
             '/gridveil.v1.KeyHolder/Release',
             gridveil_dot_v1_dot_keyholder__pb2.ReleaseMessage.SerializeToString,
-            gridveil_dot_v1_dot_totals__pb2.SignedTotal.FromString,
+            gridveil_dot_v1_dot_keyholder__pb2.ReleaseReceipt.FromString,
             options,
             channel_credentials,
             insecure,

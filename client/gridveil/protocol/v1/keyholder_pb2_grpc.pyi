@@ -6,7 +6,6 @@ The key-holder opens city-wide totals, and nothing else."""
 from collections import abc as _abc
 from gridveil.protocol.v1 import aggregator_pb2 as _aggregator_pb2
 from gridveil.protocol.v1 import keyholder_pb2 as _keyholder_pb2
-from gridveil.protocol.v1 import totals_pb2 as _totals_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -37,8 +36,10 @@ class KeyHolderStub:
     """The signed parameters of a window's epoch. Roles: aggregator, registrar."""
     GetReleaseProgress: _grpc.UnaryUnaryMultiCallable[_keyholder_pb2.GetReleaseProgressRequest, _keyholder_pb2.ReleaseProgress]
     """How much of a release the key-holder holds already. Roles: aggregator."""
-    Release: _grpc.StreamUnaryMultiCallable[_keyholder_pb2.ReleaseMessage, _totals_pb2.SignedTotal]
-    """Header, lanes, entry chunks, close. Answers with the signed total. Roles: aggregator."""
+    Release: _grpc.StreamUnaryMultiCallable[_keyholder_pb2.ReleaseMessage, _keyholder_pb2.ReleaseReceipt]
+    """Header, lanes, entry chunks, close. The answer says that the total is released and never what
+    it is: the aggregator learns no total. A refusal is an error. Roles: aggregator.
+    """
 
 @_typing.type_check_only
 class KeyHolderAsyncStub(KeyHolderStub):
@@ -47,8 +48,10 @@ class KeyHolderAsyncStub(KeyHolderStub):
     """The signed parameters of a window's epoch. Roles: aggregator, registrar."""
     GetReleaseProgress: _aio.UnaryUnaryMultiCallable[_keyholder_pb2.GetReleaseProgressRequest, _keyholder_pb2.ReleaseProgress]  # type: ignore[assignment]
     """How much of a release the key-holder holds already. Roles: aggregator."""
-    Release: _aio.StreamUnaryMultiCallable[_keyholder_pb2.ReleaseMessage, _totals_pb2.SignedTotal]  # type: ignore[assignment]
-    """Header, lanes, entry chunks, close. Answers with the signed total. Roles: aggregator."""
+    Release: _aio.StreamUnaryMultiCallable[_keyholder_pb2.ReleaseMessage, _keyholder_pb2.ReleaseReceipt]  # type: ignore[assignment]
+    """Header, lanes, entry chunks, close. The answer says that the total is released and never what
+    it is: the aggregator learns no total. A refusal is an error. Roles: aggregator.
+    """
 
 class KeyHolderServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -72,8 +75,10 @@ class KeyHolderServicer(metaclass=_abc_1.ABCMeta):
         self,
         request_iterator: _MaybeAsyncIterator[_keyholder_pb2.ReleaseMessage],
         context: _ServicerContext,
-    ) -> _typing.Union[_totals_pb2.SignedTotal, _abc.Awaitable[_totals_pb2.SignedTotal]]:
-        """Header, lanes, entry chunks, close. Answers with the signed total. Roles: aggregator."""
+    ) -> _typing.Union[_keyholder_pb2.ReleaseReceipt, _abc.Awaitable[_keyholder_pb2.ReleaseReceipt]]:
+        """Header, lanes, entry chunks, close. The answer says that the total is released and never what
+        it is: the aggregator learns no total. A refusal is an error. Roles: aggregator.
+        """
 
 def add_KeyHolderServicer_to_server(servicer: KeyHolderServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
