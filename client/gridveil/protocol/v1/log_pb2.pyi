@@ -1,0 +1,69 @@
+from gridveil.protocol.v1 import totals_pb2 as _totals_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class LogRecord(_message.Message):
+    __slots__ = ("recorded_at_ms", "intent", "released", "refused", "expired", "epoch_created")
+    RECORDED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    INTENT_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_CREATED_FIELD_NUMBER: _ClassVar[int]
+    recorded_at_ms: int
+    intent: ReleaseIntent
+    released: WindowReleased
+    refused: WindowRefused
+    expired: WindowExpired
+    epoch_created: EpochCreated
+    def __init__(self, recorded_at_ms: _Optional[int] = ..., intent: _Optional[_Union[ReleaseIntent, _Mapping]] = ..., released: _Optional[_Union[WindowReleased, _Mapping]] = ..., refused: _Optional[_Union[WindowRefused, _Mapping]] = ..., expired: _Optional[_Union[WindowExpired, _Mapping]] = ..., epoch_created: _Optional[_Union[EpochCreated, _Mapping]] = ...) -> None: ...
+
+class ReleaseIntent(_message.Message):
+    __slots__ = ("window_start", "release_digest", "parameters_digest", "roster_version")
+    WINDOW_START_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    window_start: int
+    release_digest: bytes
+    parameters_digest: bytes
+    roster_version: int
+    def __init__(self, window_start: _Optional[int] = ..., release_digest: _Optional[bytes] = ..., parameters_digest: _Optional[bytes] = ..., roster_version: _Optional[int] = ...) -> None: ...
+
+class WindowReleased(_message.Message):
+    __slots__ = ("window_start", "total")
+    WINDOW_START_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    window_start: int
+    total: _totals_pb2.SignedTotal
+    def __init__(self, window_start: _Optional[int] = ..., total: _Optional[_Union[_totals_pb2.SignedTotal, _Mapping]] = ...) -> None: ...
+
+class WindowRefused(_message.Message):
+    __slots__ = ("window_start", "release_digest")
+    WINDOW_START_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    window_start: int
+    release_digest: bytes
+    def __init__(self, window_start: _Optional[int] = ..., release_digest: _Optional[bytes] = ...) -> None: ...
+
+class WindowExpired(_message.Message):
+    __slots__ = ("window_start",)
+    WINDOW_START_FIELD_NUMBER: _ClassVar[int]
+    window_start: int
+    def __init__(self, window_start: _Optional[int] = ...) -> None: ...
+
+class EpochCreated(_message.Message):
+    __slots__ = ("epoch_id", "parameters_digest", "first_window", "end_window")
+    EPOCH_ID_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FIRST_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    END_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    epoch_id: bytes
+    parameters_digest: bytes
+    first_window: int
+    end_window: int
+    def __init__(self, epoch_id: _Optional[bytes] = ..., parameters_digest: _Optional[bytes] = ..., first_window: _Optional[int] = ..., end_window: _Optional[int] = ...) -> None: ...

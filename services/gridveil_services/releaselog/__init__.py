@@ -1,0 +1,1 @@
+"""The release log on disk: the key-holder appends, the totals service reads."""
