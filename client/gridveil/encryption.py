@@ -51,6 +51,8 @@ def public_context(parameters: ParameterSet, public_key: bytes) -> tenseal.Conte
         )
     except (ValueError, RuntimeError):
         raise MalformedInput(Reason.KEY_EPOCH, "the epoch's public key is not usable") from None
+    if not context.has_public_key():
+        raise MalformedInput(Reason.KEY_EPOCH, "the epoch's public key is missing")
     context.global_scale = parameters.scale
     return context
 

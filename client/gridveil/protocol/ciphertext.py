@@ -28,6 +28,18 @@ def parse_ciphertext(data: bytes, parameters: ParameterSet, slots: int) -> Resid
             whole residues of another shape, CIPHERTEXT_NON_CANONICAL for one that is not below q,
             CIPHERTEXT_TRANSPARENT if c1 is zero.
     """
+    residues = parse_sum(data, parameters, slots)
+    if not residues[2 * slots :].any():
+        raise MalformedInput(Reason.CIPHERTEXT_TRANSPARENT, "c1 is zero")
+    return residues
+
+
+def parse_sum(data: bytes, parameters: ParameterSet, slots: int) -> Residues:
+    """The 2P + N residues of a sum of ciphertexts.
+
+    Like :func:`parse_ciphertext`, but c1 may be zero: two meters can choose reports that cancel,
+    and must not be able to make their lane's sum unreadable.
+    """
     if not data or len(data) % 8:
         raise MalformedInput(Reason.CIPHERTEXT_MALFORMED, "not a sequence of 64-bit residues")
     if len(data) != parameters.ciphertext_bytes(slots):
@@ -39,15 +51,13 @@ def parse_ciphertext(data: bytes, parameters: ParameterSet, slots: int) -> Resid
     residues: Residues = np.frombuffer(data, dtype=_WIRE)
     if int(residues.max()) >= parameters.modulus:
         raise MalformedInput(Reason.CIPHERTEXT_NON_CANONICAL, "a residue is not below q")
-    if not residues[2 * slots :].any():
-        raise MalformedInput(Reason.CIPHERTEXT_TRANSPARENT, "c1 is zero")
     return residues
 
 
 def stored_sum(data: bytes, parameters: ParameterSet, slots: int) -> Residues:
     """Residues of a sum that this side stored itself; PARTIAL_CORRUPT if it is not one."""
     try:
-        return parse_ciphertext(data, parameters, slots)
+        return parse_sum(data, parameters, slots)
     except MalformedInput:
         raise IntegrityLost(Reason.PARTIAL_CORRUPT, "a stored sum is not a ciphertext") from None
 

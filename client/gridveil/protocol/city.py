@@ -26,7 +26,7 @@ from gridveil.protocol.layout import (
 from gridveil.protocol.parameter_sets import ParameterSet, parameter_set
 from gridveil.protocol.signing import is_signed_by, sign
 from gridveil.protocol.slots import REGISTER_MAX, SlotLayout
-from gridveil.protocol.windows import WindowRules
+from gridveil.protocol.windows import EXPIRY_S, WindowRules
 
 MIN_HONEST = 100
 """h: honest meters that every released total hides a household among, at the least."""
@@ -92,9 +92,10 @@ class CityPolicy:
         parameter_set(self.parameter_set)
         names = [register.name for register in self.registers]
         checks = {
-            "registers": len(set(names)) == len(names) and 1 <= len(names) <= 255,
+            "registers": len(set(names)) == len(names)
+            and self.layout.slots <= self.crypto.degree // 2,
             "window_length": 60 <= self.window_length <= 86_400,
-            "grace": 0 < self.grace <= 86_400,
+            "grace": 0 < self.grace < EXPIRY_S,
             "early_leeway": 0 <= self.early_leeway < self.window_length,
             "colluding": 0 <= self.colluding < 2**31,
             "min_cohort": self.colluding + MIN_HONEST <= self.min_cohort < 2**32,
@@ -210,6 +211,11 @@ class CityParameters:
 
     policy: CityPolicy
     epoch: Epoch
+
+    def __post_init__(self) -> None:
+        length = self.policy.window_length
+        if self.epoch.first_window % length or self.epoch.end_window % length:
+            raise MalformedInput(Reason.CONFIG_INVALID, "an epoch starts and ends with a window")
 
     def encode(self) -> bytes:
         """Canonical encoding."""

@@ -55,10 +55,13 @@ class Generators:
 
 
 def add_points(points: Iterable[bytes]) -> bytes:
-    """The sum of valid points; the identity for none."""
+    """The sum of points; the identity for none, FIELD_FORMAT if one is no canonical point."""
     total = IDENTITY
     for point in points:
-        total = point if total == IDENTITY else rbcl.crypto_core_ristretto255_add(total, point)
+        total = rbcl.crypto_core_ristretto255_add(total, point)
+        # The binding drops libsodium's return code: a failed addition looks like the identity.
+        if total == IDENTITY and not rbcl.crypto_core_ristretto255_is_valid_point(point):
+            raise _not_a_commitment()
     return total
 
 
@@ -69,7 +72,7 @@ def parse_commitment(data: bytes) -> bytes:
         or data == IDENTITY
         or not rbcl.crypto_core_ristretto255_is_valid_point(data)
     ):
-        raise MalformedInput(Reason.FIELD_FORMAT, "not a commitment", field="commitment")
+        raise _not_a_commitment()
     return data
 
 
@@ -80,6 +83,10 @@ def commitment_hash(
     return sha256(
         text(_HASH_DOMAIN) + city_id + epoch_id + u64(window_start) + meter_id + commitment
     )
+
+
+def _not_a_commitment() -> MalformedInput:
+    return MalformedInput(Reason.FIELD_FORMAT, "not a commitment", field="commitment")
 
 
 def _hash_to_group(label: bytes) -> bytes:

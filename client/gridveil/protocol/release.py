@@ -20,9 +20,10 @@ from gridveil.protocol.layout import (
     u32,
     u64,
 )
-from gridveil.protocol.report import Claim
+from gridveil.protocol.report import Claim, check_flags
 from gridveil.protocol.sealing import SEALED_BYTES
 from gridveil.protocol.signing import is_signed_by, sign
+from gridveil.protocol.slots import GROUP_ORDER
 
 ENTRY_BYTES = ID_BYTES + 4 + DIGEST_BYTES + SEALED_BYTES + DIGEST_BYTES + SIGNATURE_BYTES
 OPENED_ENTRY_BYTES = ENTRY_BYTES + 32
@@ -31,6 +32,7 @@ CHUNK_BYTES = 1_048_576 // ENTRY_BYTES * ENTRY_BYTES
 
 _RELEASE_DOMAIN = "gridveil/v1/release"
 _ENTRIES_DOMAIN = "gridveil/v1/release-entries"
+_OPENED_ENTRIES_DOMAIN = "gridveil/v1/opened-entries"
 _TOTAL_DOMAIN = "gridveil/v1/total"
 
 
@@ -60,6 +62,7 @@ class Entry:
         """The entry in exactly 196 bytes; the release says which parameters and window."""
         reader = Reader(data, "entry")
         meter_id, flags = reader.take(ID_BYTES), reader.uint(4)
+        check_flags(flags)
         claim = Claim(
             parameters_digest,
             window_start,
@@ -107,8 +110,10 @@ class ReleaseHeader:
 class EntriesDigest:
     """Running SHA-256 over all entry bytes, ascending by (lane, meter id)."""
 
+    _domain = _ENTRIES_DOMAIN
+
     def __init__(self) -> None:
-        self._hash = hashlib.sha256(text(_ENTRIES_DOMAIN))
+        self._hash = hashlib.sha256(text(self._domain))
 
     def update(self, data: bytes) -> None:
         """Add whole entries."""
@@ -117,6 +122,12 @@ class EntriesDigest:
     def digest(self) -> bytes:
         """32 bytes, of all entries so far."""
         return self._hash.copy().digest()
+
+
+class OpenedEntriesDigest(EntriesDigest):
+    """Running SHA-256 over all opened entries (entry, then commitment), in the same order."""
+
+    _domain = _OPENED_ENTRIES_DOMAIN
 
 
 def release_digest(header: ReleaseHeader, lanes: Sequence[LaneSum], entries_digest: bytes) -> bytes:
@@ -159,7 +170,7 @@ class Total:
     lanes: int
     release_digest: bytes
     opened_digest: bytes
-    """SHA-256 over the opened entries (entry, then commitment), ascending by (lane, meter)."""
+    """Of all opened entries: :class:`OpenedEntriesDigest`."""
     registers: tuple[RegisterTotal, ...]
     blinding: bytes
     """B: sum of the blindings mod the group order, 32 bytes little-endian."""
@@ -226,6 +237,8 @@ class Total:
         reader.end()
         if not 0 < total.count <= total.enrolled:
             raise MalformedInput(Reason.MALFORMED_MESSAGE, "total counts more than were enrolled")
+        if int.from_bytes(total.blinding, "little") >= GROUP_ORDER:
+            raise MalformedInput(Reason.MALFORMED_MESSAGE, "total's blinding is not reduced")
         return total
 
     def sign(self, identity: SigningKey) -> bytes:

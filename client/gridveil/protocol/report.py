@@ -131,8 +131,7 @@ def parse_report(message: report_pb2.Report) -> Report:
     """
     if not 0 < message.window_start < 2**53:
         _refuse_window(message.window_start)
-    if message.flags & ~FLAGS_KNOWN:
-        raise MalformedInput(Reason.FIELD_RANGE, "unknown flags", field="flags")
+    check_flags(message.flags)
     if not message.ciphertext:
         raise MalformedInput(Reason.CIPHERTEXT_MALFORMED, "the ciphertext is empty")
     claim = Claim(
@@ -149,6 +148,12 @@ def parse_report(message: report_pb2.Report) -> Report:
     if len(message.signature) != SIGNATURE_BYTES:
         raise NotAuthentic(Reason.SIGNATURE_INVALID, "the signature is not valid")
     return Report(claim, message.ciphertext, message.signature)
+
+
+def check_flags(flags: int) -> None:
+    """FIELD_RANGE for a flag that this version does not define."""
+    if flags & ~FLAGS_KNOWN:
+        raise MalformedInput(Reason.FIELD_RANGE, "unknown flags", field="flags")
 
 
 def _required(value: bytes, size: int, field: str) -> bytes:

@@ -18,6 +18,7 @@ from gridveil.protocol.layout import (
     text,
     u64,
 )
+from gridveil.protocol.sealing import check_x25519_public
 from gridveil.protocol.signing import is_signed_by, sign, verify
 
 ENTRY_BYTES = ID_BYTES + 2 * KEY_BYTES
@@ -70,6 +71,7 @@ def open_enrolment(data: bytes, city_id: bytes) -> Member:
     signature = reader.take(SIGNATURE_BYTES)
     reader.end()
     verify(member.signing_key, data[:-SIGNATURE_BYTES], signature)
+    check_x25519_public(member.sealing_key)
     return member
 
 

@@ -27,6 +27,11 @@ def x25519_public(secret: bytes) -> bytes:
     return public
 
 
+def check_x25519_public(public: bytes) -> None:
+    """FIELD_FORMAT for a low-order point, with which every exchange fails."""
+    _exchange(bytes(KEY_BYTES), public)
+
+
 def shared_key(
     secret: bytes, public: bytes, city_id: bytes, epoch_id: bytes, meter_id: bytes
 ) -> bytes:
@@ -36,12 +41,8 @@ def shared_key(
         secret: one side's X25519 secret (the meter's, or the epoch's at the key-holder).
         public: the other side's X25519 public key; a low-order point is refused.
     """
-    try:
-        exchanged = bindings.crypto_scalarmult(secret, public)
-    except CryptoError:
-        raise MalformedInput(Reason.FIELD_FORMAT, "not an X25519 key", field="x25519") from None
     info = text(_KEY_DOMAIN) + city_id + epoch_id + meter_id
-    return HKDF(SHA256(), KEY_BYTES, None, info).derive(exchanged)
+    return HKDF(SHA256(), KEY_BYTES, None, info).derive(_exchange(secret, public))
 
 
 def seal(key: bytes, commitment: bytes, commitment_hash: bytes, associated: bytes) -> bytes:
@@ -54,10 +55,24 @@ def seal(key: bytes, commitment: bytes, commitment_hash: bytes, associated: byte
 
 def open_sealed(key: bytes, sealed: bytes, commitment_hash: bytes, associated: bytes) -> bytes:
     """The commitment inside, or SIGNATURE_INVALID if the seal is not whole."""
+    if len(sealed) != SEALED_BYTES:
+        raise _does_not_open()
     try:
         commitment: bytes = bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(
             sealed, associated, commitment_hash[:NONCE_BYTES], key
         )
     except CryptoError:
-        raise NotAuthentic(Reason.SIGNATURE_INVALID, "the seal does not open") from None
+        raise _does_not_open() from None
     return commitment
+
+
+def _exchange(secret: bytes, public: bytes) -> bytes:
+    try:
+        exchanged: bytes = bindings.crypto_scalarmult(secret, public)
+    except CryptoError:
+        raise MalformedInput(Reason.FIELD_FORMAT, "not an X25519 key", field="x25519") from None
+    return exchanged
+
+
+def _does_not_open() -> NotAuthentic:
+    return NotAuthentic(Reason.SIGNATURE_INVALID, "the seal does not open")

@@ -17,8 +17,8 @@ EXPIRY_S = 24 * 3600
 
 LANE_TARGET = 100
 MOST_SMALL_LANES = 16
-LANE_FILL = 15 / 16
-"""Expected fill of a full lane: meters fall into lanes by hash, and the rest is their scatter."""
+SCATTER_SIGMAS = 8
+"""Room in a full lane, in standard deviations: meters fall into lanes by hash."""
 
 _LANE_DOMAIN = "gridveil/v1/lane"
 _WINDOW_LIMIT = 2**53
@@ -77,10 +77,16 @@ def lane_count(enrolled: int, parameters: ParameterSet, slots: int) -> int:
     """L: lanes of a window with ``enrolled`` meters on its roster.
 
     About 100 meters a lane up to 16 lanes, then as many as the set's bound asks for, with room
-    for the scatter of hashing: a lane filled to 15/16 on average stays 8 sigma below its bound.
+    for the scatter of hashing: 15/16 of 16,384, whose square root is 128.
     """
-    full = parameters.meters_per_lane(slots) * LANE_FILL
-    return math.ceil(max(1, min(MOST_SMALL_LANES, enrolled / LANE_TARGET), enrolled / full))
+    bound = parameters.meters_per_lane(slots)
+    full = bound - SCATTER_SIGMAS * math.isqrt(bound)
+    small = min(MOST_SMALL_LANES, _rounded_up(enrolled, LANE_TARGET))
+    return max(1, small, _rounded_up(enrolled, full))
+
+
+def _rounded_up(dividend: int, divisor: int) -> int:
+    return -(-dividend // divisor)
 
 
 def lane_of(epoch_id: bytes, window_start: int, meter_id: bytes, lanes: int) -> int:
