@@ -32,7 +32,6 @@ CHUNK_BYTES = 1_048_576 // ENTRY_BYTES * ENTRY_BYTES
 
 _RELEASE_DOMAIN = "gridveil/v1/release"
 _ENTRIES_DOMAIN = "gridveil/v1/release-entries"
-_OPENED_ENTRIES_DOMAIN = "gridveil/v1/opened-entries"
 _TOTAL_DOMAIN = "gridveil/v1/total"
 
 
@@ -110,10 +109,8 @@ class ReleaseHeader:
 class EntriesDigest:
     """Running SHA-256 over all entry bytes, ascending by (lane, meter id)."""
 
-    _domain = _ENTRIES_DOMAIN
-
     def __init__(self) -> None:
-        self._hash = hashlib.sha256(text(self._domain))
+        self._hash = hashlib.sha256(text(_ENTRIES_DOMAIN))
 
     def update(self, data: bytes) -> None:
         """Add whole entries."""
@@ -122,12 +119,6 @@ class EntriesDigest:
     def digest(self) -> bytes:
         """32 bytes, of all entries so far."""
         return self._hash.copy().digest()
-
-
-class OpenedEntriesDigest(EntriesDigest):
-    """Running SHA-256 over all opened entries (entry, then commitment), in the same order."""
-
-    _domain = _OPENED_ENTRIES_DOMAIN
 
 
 def release_digest(header: ReleaseHeader, lanes: Sequence[LaneSum], entries_digest: bytes) -> bytes:
@@ -170,7 +161,7 @@ class Total:
     lanes: int
     release_digest: bytes
     opened_digest: bytes
-    """Of all opened entries: :class:`OpenedEntriesDigest`."""
+    """SHA-256 over the opened entries (entry, then commitment), ascending by (lane, meter)."""
     registers: tuple[RegisterTotal, ...]
     blinding: bytes
     """B: sum of the blindings mod the group order, 32 bytes little-endian."""
