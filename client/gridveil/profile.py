@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gridveil.config import ConfigFile, Section, TlsFiles, hex_bytes, load
+from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES, KEY_BYTES
 
 
@@ -52,6 +53,12 @@ class Profile:
     endpoints: dict[str, str]
     """Address by role: ``aggregator``, ``keyholder``, ``totals``."""
     tls: Tls
+
+    def endpoint(self, role: str) -> str:
+        """The address of a service, or CONFIG_INVALID if the profile has none."""
+        if role not in self.endpoints:
+            raise MalformedInput(Reason.CONFIG_INVALID, f"the profile has no [{role}] address")
+        return self.endpoints[role]
 
     @classmethod
     def load(cls, path: Path) -> Profile:

@@ -1,0 +1,213 @@
+"""Settled windows as a client sees them: verified outcomes, their pages, and a watch's place."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gridveil.profile import Profile
+from gridveil.protocol.errors import (
+    Exhausted,
+    GridveilError,
+    MalformedInput,
+    NotAuthentic,
+    Reason,
+    Unavailable,
+)
+from gridveil.protocol.release import Total, open_total
+from gridveil.protocol.v1 import totals_pb2
+from gridveil.protocol.windows import EXPIRY_S
+
+PAGE_SIZE = 500
+
+_LOOK_BACK_S = 2 * EXPIRY_S
+"""A window this much older than one that was settled is settled too: by then it is expired."""
+
+_FIRST_DELAY_S = 0.2
+_LONGEST_DELAY_S = 10.0
+
+
+class NotReleasedReason(StrEnum):
+    """Why a settled window has no total."""
+
+    REFUSED = "REFUSED"
+    """The key-holder refused; one word for every cause."""
+    EXPIRED = "EXPIRED"
+    """Not settled within its time."""
+
+
+@dataclass(frozen=True)
+class ReleasedTotal:
+    """A settled window with its verified total. Sums are in each register's unit."""
+
+    total: Total
+    encoded: bytes
+    """The canonical bytes that ``signature`` covers; keep both to prove the total to others."""
+    signature: bytes
+
+    @property
+    def window_start(self) -> int:
+        """Unix seconds UTC."""
+        return self.total.window_start
+
+    @property
+    def count(self) -> int:
+        """Meters in the total."""
+        return self.total.count
+
+    @property
+    def coverage(self) -> float:
+        """Meters in the total by meters enrolled, 0 to 1."""
+        return self.total.coverage
+
+    def sum(self, register: str) -> int:
+        """City-wide sum of a register; KeyError if the city has no such register."""
+        return {entry.name: entry.sum for entry in self.total.registers}[register]
+
+    def mean(self, register: str) -> float:
+        """Mean of a register a meter in the total; KeyError if there is no such register."""
+        return self.sum(register) / self.count
+
+
+@dataclass(frozen=True)
+class NotReleased:
+    """A settled window that has no total and never will."""
+
+    window_start: int
+    reason: NotReleasedReason
+
+
+Outcome = ReleasedTotal | NotReleased
+
+_REASONS = {
+    totals_pb2.NOT_RELEASED_REASON_REFUSED: NotReleasedReason.REFUSED,
+    totals_pb2.NOT_RELEASED_REASON_EXPIRED: NotReleasedReason.EXPIRED,
+}
+
+
+class OutcomeOpener:
+    """Turns messages into outcomes; a total only after its signature, city and window hold."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._city_id = profile.city_id
+        self._identity_key = profile.identity_key
+
+    def open(self, message: totals_pb2.WindowOutcome, window_start: int | None = None) -> Outcome:
+        """The outcome, of ``window_start`` if it is given, else of the window it names.
+
+        Raises:
+            NotAuthentic: KEY_NOT_PINNED for a total that the pinned key-holder did not sign, or
+                not for this city and window.
+            MalformedInput: MALFORMED_MESSAGE.
+        """
+        if window_start not in (None, message.window_start):
+            raise _not_pinned()
+        if message.WhichOneof("outcome") == "total":
+            return self._open_total(message)
+        reason = _REASONS.get(message.not_released)
+        if reason is None:
+            raise MalformedInput(Reason.MALFORMED_MESSAGE, "an outcome without a known reason")
+        return NotReleased(message.window_start, reason)
+
+    def _open_total(self, message: totals_pb2.WindowOutcome) -> ReleasedTotal:
+        signed = message.total
+        total = open_total(signed.total, signed.signature, self._identity_key)
+        if (total.city_id, total.window_start) != (self._city_id, message.window_start):
+            raise _not_pinned()
+        return ReleasedTotal(total, signed.total, signed.signature)
+
+
+class Pages:
+    """Where a listing is: the next request, and the check of each answer."""
+
+    def __init__(
+        self, opener: OutcomeOpener, from_window: int, until_window: int, page_size: int
+    ) -> None:
+        self._opener = opener
+        self._next: totals_pb2.ListTotalsRequest | None = totals_pb2.ListTotalsRequest(
+            from_window=from_window, until_window=until_window, page_size=page_size
+        )
+        self._newest = -1
+
+    def next_request(self) -> totals_pb2.ListTotalsRequest | None:
+        """What to ask for next; None after the last page."""
+        return self._next
+
+    def open(self, page: totals_pb2.ListTotalsResponse) -> Iterator[Outcome]:
+        """The outcomes of the answer to the last request; MALFORMED_MESSAGE unless they ascend."""
+        if page.next_page_token and not page.outcomes:
+            raise MalformedInput(Reason.MALFORMED_MESSAGE, "an empty page is the last one")
+        if self._next is not None:
+            self._next.page_token = page.next_page_token
+        if not page.next_page_token:
+            self._next = None
+        for message in page.outcomes:
+            if message.window_start <= self._newest:
+                raise MalformedInput(Reason.MALFORMED_MESSAGE, "the windows do not ascend")
+            self._newest = message.window_start
+            yield self._opener.open(message)
+
+
+class WatchState:
+    """What was delivered, from where to resume, and how long to wait before that.
+
+    Resuming asks again for the windows that may have settled out of order meanwhile, and leaves
+    out those delivered already.
+    """
+
+    def __init__(self, from_window: int, give_up_after_s: float | None) -> None:
+        self._from = from_window
+        self._give_up_after = give_up_after_s
+        self._delivered: set[int] = set()
+        self._failures = 0
+        self._connected_at: float | None = None
+        self._failing_since: float | None = None
+
+    @property
+    def resume_from(self) -> int:
+        """``WatchTotalsRequest.from_window`` for the next connection."""
+        if not self._delivered:
+            return self._from
+        return max(self._from, max(self._delivered) - _LOOK_BACK_S)
+
+    def is_new(self, window_start: int) -> bool:
+        """Whether to deliver this window, which counts as delivered from now on."""
+        self._failures, self._failing_since = 0, None
+        if window_start in self._delivered:
+            return False
+        self._from = self._from or window_start
+        self._delivered.add(window_start)
+        oldest = self.resume_from
+        self._delivered = {window for window in self._delivered if window >= oldest}
+        return True
+
+    def connected(self, now: float) -> None:
+        """The service was reached at ``now``, in seconds of any steady clock."""
+        self._connected_at = now
+
+    def ended(self, now: float) -> float:
+        """Seconds to wait after the service closed the stream."""
+        return self.failed(Unavailable(Reason.UNREACHABLE, "the watch was closed"), now)
+
+    def failed(self, error: GridveilError, now: float) -> float:
+        """Seconds to wait after a failure; raises it if it is final or lasts too long."""
+        if not isinstance(error, Unavailable | Exhausted):
+            raise error
+        if self._connected_at is not None and now - self._connected_at >= _LONGEST_DELAY_S:
+            self._failures, self._failing_since = 0, None
+        self._connected_at = None
+        if self._failing_since is None:
+            self._failing_since = now
+        patience = self._give_up_after
+        if patience is not None and now - self._failing_since >= patience:
+            raise error
+        delay = min(_FIRST_DELAY_S * 2.0**self._failures, _LONGEST_DELAY_S)
+        self._failures = min(self._failures + 1, 10)
+        delay *= secrets.SystemRandom().uniform(0.5, 1)
+        return max(delay, error.retry_after_s or 0.0)
+
+
+def _not_pinned() -> NotAuthentic:
+    return NotAuthentic(Reason.KEY_NOT_PINNED, "the total is of another city or window")

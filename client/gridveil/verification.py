@@ -1,0 +1,177 @@
+"""Recomputing a released total from its opened entries: trust in arithmetic, not in a service.
+
+Needs no homomorphic library. What is checked::
+
+    the total's parameters are the signed ones, its registers and bounds those of the policy
+    the entries are those the total names: digest, number
+    the meters are distinct and each in its lane, in ascending order
+    each h is the hash of the commitment shown
+    each report was signed by its meter               (only with the window's roster)
+    sum of commitments == M_1*G_1 + ... + M_R*G_R + B*H
+
+Pedersen commitments bind classically: see docs/threat-model.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from gridveil.protocol.city import PPM, CityParameters
+from gridveil.protocol.commitment import (
+    IDENTITY,
+    Generators,
+    add_points,
+    commitment_hash,
+    parse_commitment,
+)
+from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil.protocol.release import ENTRY_BYTES, OPENED_ENTRY_BYTES, Entry, Total
+from gridveil.protocol.roster import Member
+from gridveil.protocol.signing import verify
+from gridveil.protocol.slots import GROUP_ORDER
+from gridveil.protocol.windows import lane_count, lane_of
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What held; there is none of a total that does not verify."""
+
+    meters: int
+    """Distinct meters whose commitments were added."""
+    lanes: int
+    signatures_checked: bool
+    """Whether a roster was given, and every meter's signature checked with it."""
+
+
+class Verifier:
+    """Checks one total while its opened entries arrive; memory does not grow with them."""
+
+    def __init__(
+        self,
+        total: Total,
+        parameters: CityParameters,
+        roster: Mapping[bytes, Member] | None = None,
+    ) -> None:
+        """Check what needs no entries.
+
+        Args:
+            total: opened with the pinned identity key.
+            parameters: of the total's window, opened with the pinned identity key.
+            roster: members by meter id of the roster version in force for the window.
+
+        Raises:
+            MalformedInput: DIGEST_MISMATCH for other parameters than the total's; COHORT_INVALID
+                or OPENING_FAILED for a total outside the policy.
+        """
+        check_policy(total, parameters)
+        self._total = total
+        self._parameters = parameters
+        self._roster = roster
+        self._digest = hashlib.sha256()
+        self._sum = IDENTITY
+        self._meters = 0
+        self._last = (-1, b"")
+        self._rest = b""
+
+    def add(self, chunk: bytes) -> None:
+        """The next opened entries, ascending by (lane, meter); a chunk may end within one.
+
+        Raises:
+            MalformedInput: COHORT_INVALID, DIGEST_MISMATCH or FIELD_FORMAT.
+            NotAuthentic: SIGNATURE_INVALID.
+        """
+        self._digest.update(chunk)
+        data = self._rest + chunk
+        whole = len(data) // OPENED_ENTRY_BYTES * OPENED_ENTRY_BYTES
+        for at in range(0, whole, OPENED_ENTRY_BYTES):
+            self._add_entry(data[at : at + OPENED_ENTRY_BYTES])
+        self._rest = data[whole:]
+
+    def finish(self) -> Verification:
+        """The result, after all entries.
+
+        Raises:
+            MalformedInput: DIGEST_MISMATCH, COHORT_INVALID, or OPENING_FAILED if the total is
+                not what the meters committed to.
+        """
+        total = self._total
+        if self._rest or self._digest.digest() != total.opened_digest:
+            raise MalformedInput(Reason.DIGEST_MISMATCH, "these are not the entries of the total")
+        if self._meters != total.count:
+            raise MalformedInput(Reason.COHORT_INVALID, "the total counts other than its entries")
+        generators = Generators.derive(
+            total.city_id,
+            total.epoch_id,
+            total.window_start,
+            self._parameters.policy.register_names,
+        )
+        sums = [register.sum for register in total.registers]
+        if generators.commit(sums, int.from_bytes(total.blinding, "little")) != self._sum:
+            raise MalformedInput(
+                Reason.OPENING_FAILED, "the total does not open the meters' commitments"
+            )
+        return Verification(self._meters, total.lanes, self._roster is not None)
+
+    def _add_entry(self, data: bytes) -> None:
+        total = self._total
+        entry = Entry.decode(data[:ENTRY_BYTES], total.parameters_digest, total.window_start)
+        meter_id = entry.claim.meter_id
+        place = (lane_of(total.epoch_id, total.window_start, meter_id, total.lanes), meter_id)
+        if place <= self._last:
+            raise MalformedInput(Reason.COHORT_INVALID, "the meters are not distinct and in order")
+        commitment = parse_commitment(data[ENTRY_BYTES:])
+        shown = commitment_hash(
+            total.city_id, total.epoch_id, total.window_start, meter_id, commitment
+        )
+        if shown != entry.claim.commitment_hash:
+            raise MalformedInput(Reason.DIGEST_MISMATCH, "a commitment is not the one reported")
+        self._check_signature(entry)
+        self._sum = add_points((self._sum, commitment))
+        self._last = place
+        self._meters += 1
+
+    def _check_signature(self, entry: Entry) -> None:
+        if self._roster is None:
+            return
+        member = self._roster.get(entry.claim.meter_id)
+        if member is None:
+            raise MalformedInput(Reason.COHORT_INVALID, "a meter was not enrolled")
+        verify(member.signing_key, entry.claim.transcript(), entry.signature)
+
+
+def check_policy(total: Total, parameters: CityParameters) -> None:
+    """Refuse a total that its own city parameters rule out; see :class:`Verifier`."""
+    policy, epoch = parameters.policy, parameters.epoch
+    if total.parameters_digest != parameters.digest or total.city_id != policy.city_id:
+        raise MalformedInput(Reason.DIGEST_MISMATCH, "these are not the total's parameters")
+    named = tuple((register.name, register.unit) for register in policy.registers)
+    checks = {
+        "epoch": total.epoch_id == epoch.epoch_id and epoch.serves(total.window_start),
+        "window": total.window_length == policy.window_length,
+        "registers": tuple((r.name, r.unit) for r in total.registers) == named,
+        "lanes": total.lanes == lane_count(total.enrolled, policy.crypto, policy.layout.slots),
+        "cohort": total.count >= policy.min_cohort,
+        "coverage": total.count * PPM >= policy.min_coverage_ppm * total.enrolled,
+    }
+    for what, holds in checks.items():
+        if not holds:
+            raise MalformedInput(Reason.COHORT_INVALID, f"the total's {what} breaks the policy")
+    bounds = (register.bound * total.count for register in policy.registers)
+    within = all(r.sum <= bound for r, bound in zip(total.registers, bounds, strict=True))
+    if not within or int.from_bytes(total.blinding, "little") >= GROUP_ORDER:
+        raise MalformedInput(Reason.OPENING_FAILED, "a sum is beyond what the meters can report")
+
+
+def verify_total(
+    total: Total,
+    opened_entries: Iterable[bytes],
+    parameters: CityParameters,
+    roster: Mapping[bytes, Member] | None = None,
+) -> Verification:
+    """Check a total against its opened entries, or raise what :class:`Verifier` raises."""
+    verifier = Verifier(total, parameters, roster)
+    for chunk in opened_entries:
+        verifier.add(chunk)
+    return verifier.finish()
