@@ -20,8 +20,8 @@ BYTE_MAX = 255
 ERROR_STD = 3.2
 """Standard deviation of SEAL's error distribution, per coefficient."""
 
-WORST_SLOT = 1.4
-"""Noise of a key's worst slot against the average slot, measured (docs/protocol.md)."""
+WORST_SLOT_QUANTILE = 4.5
+"""Normal quantile of how much noisier than the average a key's worst slot may be."""
 
 NOISE_SIGMAS = 8
 """A lane is kept so small that the tolerance is this many sigma of the worst slot."""
@@ -80,9 +80,19 @@ class ParameterSet:
         coefficient = ERROR_STD**2 * (4 * self.degree / 3 + 1) + 1 / 12
         return math.sqrt(slots * coefficient) / self.scale
 
+    def worst_slot(self, slots: int) -> float:
+        """Noise of a key's worst slot against the average slot: 1.42 for 64 slots of N = 2048.
+
+        For a given key the variance of a slot is proportional to the mean of |s|^2 and |e|^2 over
+        the slot's G roots, chi-square with 4G degrees of freedom; its quantile by Wilson and
+        Hilferty, "The Distribution of Chi-Square" (PNAS 1931).
+        """
+        spread = 2 / (9 * 4 * self.block(slots))
+        return float((1 - spread + WORST_SLOT_QUANTILE * math.sqrt(spread)) ** 1.5)
+
     def meters_by_noise(self, slots: int) -> int:
         """Reports after which the worst slot's tolerance falls below NOISE_SIGMAS sigma."""
-        worst = NOISE_SIGMAS * WORST_SLOT * self.slot_noise_std(slots)
+        worst = NOISE_SIGMAS * self.worst_slot(slots) * self.slot_noise_std(slots)
         return math.floor((SLOT_TOLERANCE / worst) ** 2)
 
     @property
