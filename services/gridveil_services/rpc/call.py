@@ -1,0 +1,130 @@
+"""A call in progress, as its handler and the supervision see it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import inf
+
+import grpc
+
+from gridveil_services.rpc.binding import Method
+from gridveil_services.rpc.roles import Identity, PeerCertificate
+
+_NO_DEADLINE = 10 * 365 * 86_400.0
+"""gRPC gives a call without a deadline centuries."""
+
+
+class Call:
+    """What a handler may know of its call. Times are real seconds."""
+
+    def __init__(self, context: grpc.ServicerContext, method: Method, cap_s: float | None) -> None:
+        self.method = method
+        self._context = context
+        self._certificate: PeerCertificate | None = None
+        self._limit = _limit(context, cap_s)
+        self._patience = inf
+        self._idle = False
+        self._drained = False
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] | None = []
+
+    @property
+    def identity(self) -> Identity:
+        """The proven caller."""
+        return self.certificate.identity
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller, or the server's cap on unary calls, gives up; None: never."""
+        return None if self._limit is None else max(0.0, self._limit - time.monotonic())
+
+    def is_active(self) -> bool:
+        """Whether anybody still waits for this call.
+
+        False once the caller is gone or its deadline has passed; for answer streams also once the
+        server drains: the handler then ends, and the runtime tells the caller to come back.
+        """
+        if self._callbacks is None or not self._context.is_active():
+            return False
+        return self._limit is None or time.monotonic() < self._limit
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` once, when the caller is gone, is answered, or an answer stream drains.
+
+        Runs at once if that has happened. It must neither block nor raise.
+        """
+        with self._lock:
+            if self._callbacks is not None:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    # What follows is for the runtime.
+
+    @property
+    def certificate(self) -> PeerCertificate:
+        assert self._certificate is not None, "set before any handler runs"
+        return self._certificate
+
+    @certificate.setter
+    def certificate(self, certificate: PeerCertificate) -> None:
+        self._certificate = certificate
+
+    @property
+    def peer(self) -> str:
+        """Where the caller is, for logs."""
+        return self._context.peer()
+
+    @property
+    def drained(self) -> bool:
+        """The server ended it."""
+        return self._drained
+
+    def drain(self) -> None:
+        """Make a stream end."""
+        self._drained = True
+        self.end()
+
+    def end(self) -> None:
+        """Make the call inactive; idempotent."""
+        with self._lock:
+            callbacks, self._callbacks = self._callbacks or [], None
+        for callback in callbacks:
+            callback()
+
+    @contextmanager
+    def waiting_for_caller(self, patience_s: float, *, idle: bool = False) -> Iterator[None]:
+        """Around anything that needs the caller to send or to take something.
+
+        ``idle``: nothing is half done, so a draining server need not wait.
+        """
+        self._patience, self._idle = time.monotonic() + patience_s, idle
+        try:
+            yield
+        finally:
+            self._patience, self._idle = inf, False
+
+    def expect_end(self, patience_s: float) -> None:
+        """The answer is given; the caller has that long to take it."""
+        self._patience = time.monotonic() + patience_s
+
+    def is_hopeless(self, monotonic: float, now: float) -> bool:
+        """Whether to cut it off: the caller stalls, or its certificate has ended meanwhile."""
+        if self._patience < monotonic or (self._idle and self._drained):
+            return True
+        certificate = self._certificate
+        return certificate is not None and certificate.not_after < now and self.method.streaming
+
+    def give_up(self) -> None:
+        """Cut it off: the caller sees CANCELLED."""
+        self._context.cancel()
+
+
+def _limit(context: grpc.ServicerContext, cap_s: float | None) -> float | None:
+    remaining = context.time_remaining()
+    limits = [] if cap_s is None else [cap_s]
+    if remaining < _NO_DEADLINE:
+        limits.append(remaining)
+    return time.monotonic() + min(limits) if limits else None

@@ -1,0 +1,51 @@
+"""A server as a process: says where it serves, and ends well on a signal."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import structlog
+
+from gridveil_services.rpc.server import Server
+
+_log = structlog.get_logger()
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run_until_signal(
+    server: Server, on_drain: Callable[[], None] | None = None, *, grace_s: float = 10.0
+) -> None:
+    """Start the server if it is not, print the serving line, wait for a signal, drain.
+
+    Call from the main thread. A second signal ends the process at once.
+
+    Args:
+        server: what to serve.
+        on_drain: called when the signal has come, before calls in progress are waited for.
+        grace_s: real seconds for calls in progress.
+    """
+    signalled = threading.Event()
+    _handle_signals(signalled)
+    address = server.address or server.start()
+    line = {"event": "serving", "role": str(server.options.role), "address": address}
+    print(json.dumps(line), flush=True)
+    signalled.wait()
+    _log.info("draining", grace_s=grace_s)
+    if on_drain is not None:
+        on_drain()
+    if not server.drain(grace_s):
+        _log.warning("calls were cut off")
+
+
+def _handle_signals(signalled: threading.Event) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signalled.set()
+
+    for number in SIGNALS:
+        signal.signal(number, handle)

@@ -1,0 +1,152 @@
+"""A gRPC server of one role of a city: mutual TLS, bounded in everything, strict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from gridveil.profile import Tls
+from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil_services.rpc.admission import WorkerPool
+from gridveil_services.rpc.behaviour import Patience, Runtime
+from gridveil_services.rpc.binding import Binding, Method
+from gridveil_services.rpc.credentials import server_credentials
+from gridveil_services.rpc.dispatch import Dispatcher
+from gridveil_services.rpc.health import Health, health_binding
+from gridveil_services.rpc.roles import Role
+from gridveil_services.rpc.supervision import Supervisor
+
+HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """How a server listens, and its bounds."""
+
+    listen: str
+    """``host:port``; port 0 takes a free one."""
+    tls: Tls
+    city_id: bytes
+    role: Role
+    max_message_bytes: int
+    """Longest request."""
+    workers: int = 4
+    """Unary calls at a time."""
+    backlog: int = 8
+    """Unary calls that wait for a worker; more are refused as OVERLOADED."""
+    max_streams: int = 16
+    """Streams at a time, each with a thread of its own; more are refused as OVERLOADED."""
+    max_connections: int = 1024
+    """Connections at a time; more are closed."""
+    health: bool = True
+    patience: Patience = field(default_factory=Patience)
+
+
+class Server:
+    """Serves some bindings. Use as a context manager: leaving it stops at once."""
+
+    def __init__(self, bindings: Iterable[Binding], options: ServerOptions) -> None:
+        bindings = list(bindings)
+        self.options = options
+        self.address: str | None = None
+        self._supervisor = Supervisor()
+        self._runtime = Runtime(options.city_id, options.patience, self._supervisor)
+        self._unary = WorkerPool("unary", options.workers, options.workers + options.backlog)
+        self._streams = WorkerPool("stream", options.max_streams, options.max_streams)
+        self._health_pools = WorkerPool("health", 1, 16), WorkerPool("health-watch", 4, 4)
+        self._health = Health(binding.descriptor.full_name for binding in bindings)
+        dispatcher = Dispatcher(self._runtime)
+        for binding in bindings:
+            _add(dispatcher, binding.methods(), self._unary, self._streams)
+        if options.health:
+            _add(dispatcher, health_binding(self._health).methods(), *self._health_pools)
+        self._grpc = grpc.server(
+            ThreadPoolExecutor(1), [dispatcher], options=_channel_options(options)
+        )
+
+    def start(self) -> str:
+        """Listen; the address with the actual port. CONFIG_INVALID if that is not possible."""
+        credentials = server_credentials(self.options.tls, self.options.role, self.options.city_id)
+        host, _, _ = self.options.listen.rpartition(":")
+        try:
+            port = self._grpc.add_secure_port(self.options.listen, credentials)
+        except RuntimeError:
+            raise MalformedInput(
+                Reason.CONFIG_INVALID, f"listen: cannot listen on {self.options.listen}"
+            ) from None
+        self._supervisor.start()
+        self._grpc.start()
+        self.address = f"{host}:{port}"
+        return self.address
+
+    def set_ready(self, ready: bool) -> None:
+        """Say through the health service whether the services answer."""
+        self._health.set_serving(ready and not self._runtime.draining)
+
+    def drain(self, grace_s: float) -> bool:
+        """Refuse new calls, let those in progress end, then stop.
+
+        Returns:
+            Whether all calls ended within the grace; what had not was cut off.
+        """
+        deadline = time.monotonic() + grace_s
+        self._runtime.draining = frozenset({self._unary, self._streams})
+        self._health.set_serving(False)
+        for call in self._supervisor.calls():
+            if call.method.server_streaming:
+                call.drain()
+        ended = [
+            pool.wait_until_empty(deadline - time.monotonic())
+            for pool in (self._unary, self._streams)
+        ]
+        self._grpc.stop(None).wait()
+        self._supervisor.stop()
+        return all(ended)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the server has stopped; False if it has not in time."""
+        return not self._grpc.wait_for_termination(timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.drain(0.0)
+
+
+def _add(
+    dispatcher: Dispatcher, methods: Iterable[Method], unary: WorkerPool, streams: WorkerPool
+) -> None:
+    for method in methods:
+        dispatcher.add(method, streams if method.streaming else unary)
+
+
+def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
+    return [
+        # A second server on the same port must fail, not share its calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", options.max_message_bytes),
+        ("grpc.max_metadata_size", 8192),
+        ("grpc.absolute_max_metadata_size", 16384),
+        ("grpc.max_concurrent_streams", 128),
+        ("grpc.max_allowed_incoming_connections", options.max_connections),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        # Reconnecting checks certificates anew, and spreads load.
+        ("grpc.max_connection_age_ms", HOUR_MS),
+        ("grpc.max_connection_age_grace_ms", HOUR_MS // 60),
+        ("grpc.keepalive_time_ms", 300_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 60_000),
+        ("grpc.http2.max_ping_strikes", 2),
+    ]
