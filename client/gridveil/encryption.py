@@ -57,16 +57,21 @@ def public_context(parameters: ParameterSet, public_key: bytes) -> tenseal.Conte
     return context
 
 
-@lru_cache
-def seal_parameters(parameters: ParameterSet) -> bytes:
-    """SEAL's serialization of the encryption parameters."""
+def encryption_parameters(parameters: ParameterSet) -> sealapi.EncryptionParameters:
+    """A parameter set as SEAL's object."""
     made = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.CKKS)
     made.set_poly_modulus_degree(parameters.degree)
     primes = sealapi.CoeffModulus.Create(parameters.degree, list(parameters.prime_bits))
     if primes[0].value() != parameters.modulus:
         raise InternalFault(Reason.INTERNAL, "this build of SEAL chooses other primes")
     made.set_coeff_modulus(primes)
-    return saved(made)
+    return made
+
+
+@lru_cache
+def seal_parameters(parameters: ParameterSet) -> bytes:
+    """SEAL's serialization of the encryption parameters."""
+    return saved(encryption_parameters(parameters))
 
 
 def saved(seal_object: object) -> bytes:

@@ -1,0 +1,114 @@
+"""``keyholder.toml``: read once, checked whole, before anything else happens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from gridveil.config import ConfigFile, Section, TlsFiles, hex_bytes, load
+from gridveil.profile import Tls
+from gridveil.protocol.city import PPM, CityPolicy, EntryAudience, Register
+from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil.protocol.layout import ID_BYTES
+
+_LONGEST_EPOCH_S = 31 * 86_400
+_AUDIENCES = {"nobody": EntryAudience.NOBODY, "auditors": EntryAudience.AUDITORS}
+
+
+class RegisterSection(Section, frozen=True, kw_only=True):
+    """A register that every meter of the city reports."""
+
+    name: str
+    unit: str
+    bound: int
+
+
+class PolicySection(Section, frozen=True, kw_only=True):
+    """What the city chooses. Everything that protects somebody must be written down."""
+
+    parameter_set: str
+    window_length: int
+    grace: int
+    early_leeway: int
+    min_cohort: int
+    colluding: int
+    min_coverage: float
+    batch_limit: int
+    entry_audience: str
+    development: bool = False
+    epoch_length: int = 86_400
+    registers: list[RegisterSection]
+
+
+class KeyHolderFile(ConfigFile, frozen=True, kw_only=True):
+    """``keyholder.toml``. Paths are relative to its folder."""
+
+    city_id: str
+    listen: str
+    state: str
+    published: str
+    key_encrypting_key_file: str
+    tls: TlsFiles
+    policy: PolicySection
+
+
+@dataclass(frozen=True)
+class KeyHolderConfig:
+    """A checked configuration."""
+
+    policy: CityPolicy
+    epoch_length: int
+    """Seconds that one epoch's keys serve."""
+    listen: str
+    state: Path
+    published: Path
+    key_encrypting_key_file: Path
+    tls: Tls
+
+    @property
+    def city_id(self) -> bytes:
+        return self.policy.city_id
+
+    @classmethod
+    def load(cls, path: Path) -> KeyHolderConfig:
+        """The configuration in a TOML file; CONFIG_INVALID names what is wrong."""
+        file, folder = load(path, KeyHolderFile), path.parent
+        policy = _policy(hex_bytes(file.city_id, ID_BYTES, "city_id"), file.policy)
+        length = file.policy.epoch_length
+        if not policy.window_length <= length <= _LONGEST_EPOCH_S or length % policy.window_length:
+            raise _invalid("epoch_length", "is a multiple of window_length, at most 31 days")
+        return cls(
+            policy,
+            length,
+            file.listen,
+            folder / file.state,
+            folder / file.published,
+            folder / file.key_encrypting_key_file,
+            Tls.beside(file.tls, folder),
+        )
+
+
+def _policy(city_id: bytes, section: PolicySection) -> CityPolicy:
+    if section.entry_audience not in _AUDIENCES:
+        raise _invalid("entry_audience", f"is one of {', '.join(_AUDIENCES)}")
+    if not math.isfinite(section.min_coverage):
+        raise _invalid("min_coverage", "is a number from 0.5 to 1")
+    return CityPolicy(
+        city_id=city_id,
+        parameter_set=section.parameter_set,
+        registers=tuple(Register(r.name, r.unit, r.bound) for r in section.registers),
+        window_length=section.window_length,
+        grace=section.grace,
+        early_leeway=section.early_leeway,
+        min_cohort=section.min_cohort,
+        colluding=section.colluding,
+        min_coverage_ppm=math.ceil(round(section.min_coverage * PPM, 3)),
+        batch_limit=section.batch_limit,
+        entry_audience=_AUDIENCES[section.entry_audience],
+        development=section.development,
+    )
+
+
+def _invalid(key: str, rule: str) -> MalformedInput:
+    return MalformedInput(Reason.CONFIG_INVALID, f"{key} {rule}", field=key)

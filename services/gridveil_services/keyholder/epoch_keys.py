@@ -1,0 +1,253 @@
+"""Epoch keys: made, kept, used to open sums and seals, and destroyed.
+
+The only module that can decrypt. What it hands out are sums of slots; whoever asks has claimed
+the window in the release log before.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from tenseal import sealapi
+
+from gridveil.encryption import encryption_parameters, saved, seal_array, seal_payload
+from gridveil.protocol.ciphertext import parse_sum
+from gridveil.protocol.city import CityParameters, CityPolicy, Epoch
+from gridveil.protocol.decoding import (
+    SlotCheckFailed,
+    checked_slot_sums,
+    decrypt_folded,
+    slot_values,
+)
+from gridveil.protocol.errors import IntegrityLost, MalformedInput, Reason
+from gridveil.protocol.layout import KEY_BYTES
+from gridveil.protocol.parameter_sets import ParameterSet
+from gridveil.protocol.release import LaneSum
+from gridveil.protocol.roster import Member
+from gridveil.protocol.sealing import shared_key, x25519_public
+from gridveil.protocol.signing import SigningKey
+from gridveil_services.keyholder.epoch_store import EpochStore, Secrets, SignedParameters
+from gridveil_services.keyholder.ledger import Ledger, LoggedEpoch
+
+_SECRET_KEY_HEAD_BYTES = 32 + 8 + 8
+"""Of SEAL's secret key before its residues: parameters id, coefficient count, scale."""
+
+
+class OpeningFailed(Exception):
+    """A sum or a seal is not what meters made. Never crosses the wire: the refusal is uniform."""
+
+
+class EpochKeys:
+    """The keys of one epoch in use."""
+
+    def __init__(self, signed: SignedParameters, keys: Secrets) -> None:
+        self.signed = signed
+        self.parameters = signed.parameters
+        self.decryptions: Counter[int] = Counter()
+        """By window: how often its lanes were decrypted since the process started."""
+        epoch, crypto = signed.parameters.epoch, signed.parameters.policy.crypto
+        if x25519_public(keys.sealing) != epoch.sealing_key or len(keys.ckks) != 8 * crypto.degree:
+            raise IntegrityLost(Reason.PARTIAL_CORRUPT, "the epoch's secrets are not its own")
+        self._sealing = keys.sealing
+        self._residues = [int(residue) for residue in np.frombuffer(keys.ckks, dtype="<u8")]
+        self._shared = _SharedKeys()
+
+    def shared_key(self, place: int, member: Member) -> bytes:
+        """The key under which a meter sealed its commitments; computed once an epoch.
+
+        ``place``: of the meter among all that were ever enrolled.
+        """
+        key = self._shared.get(place)
+        if key is None:
+            parameters = self.parameters
+            key = shared_key(
+                self._sealing,
+                member.sealing_key,
+                parameters.policy.city_id,
+                parameters.epoch.epoch_id,
+                member.meter_id,
+            )
+            self._shared.put(place, key)
+        return key
+
+    def slot_sums(self, window_start: int, lanes: Sequence[LaneSum]) -> list[list[int]]:
+        """The sum of every slot over the reports of each lane.
+
+        Every lane is decrypted and checked whatever became of those before it, so that the time
+        it takes says nothing about which one failed.
+
+        Raises:
+            OpeningFailed: in some lane a slot is no sum of bytes.
+        """
+        self.decryptions[window_start] += 1
+        opened = [self._open(lane) for lane in lanes]
+        sums = [lane for lane in opened if lane is not None]
+        if len(sums) != len(lanes):
+            raise OpeningFailed
+        return sums
+
+    def _open(self, lane: LaneSum) -> list[int] | None:
+        crypto, slots = self.parameters.policy.crypto, self.parameters.policy.layout.slots
+        residues = parse_sum(lane.ciphertext, crypto, slots)
+        coefficients = decrypt_folded(residues, self._residues, crypto, slots)
+        try:
+            return checked_slot_sums(slot_values(coefficients, crypto, slots), lane.count)
+        except SlotCheckFailed:
+            return None
+
+
+class EpochRing:
+    """All epochs that still have keys; the current and the next one always do. Thread-safe."""
+
+    def __init__(
+        self,
+        store: EpochStore,
+        ledger: Ledger,
+        identity: SigningKey,
+        policy: CityPolicy,
+        epoch_length: int,
+    ) -> None:
+        """``policy`` and ``epoch_length`` shape the epochs made from now on."""
+        self._store = store
+        self._ledger = ledger
+        self._identity = identity
+        self._policy = policy
+        self._length = epoch_length
+        self._lock = threading.RLock()
+        self._keys: dict[bytes, EpochKeys] = {}
+
+    def load(self, first_in_force: int | None) -> None:
+        """Read what is kept and compare it with the log.
+
+        Args:
+            first_in_force: first window that a roster is in force for, if there is any.
+
+        Raises:
+            IntegrityLost: PARTIAL_CORRUPT for keys that are damaged, or missing before their
+                windows were settled; LOG_CORRUPT for keys that the log knows nothing of.
+            MalformedInput: CONFIG_INVALID for another window length than the city was made with.
+        """
+        logged, kept = self._ledger.epochs(), set(self._store.ids())
+        unknown = kept - logged.keys()
+        if len(unknown) > 1:
+            raise IntegrityLost(Reason.LOG_CORRUPT, "the release log lacks epochs that exist")
+        for epoch_id in unknown:  # its creation was cut short: nobody has seen it
+            self._store.delete(epoch_id)
+        for epoch_id in kept & logged.keys():
+            self._keys[epoch_id] = self._load(logged[epoch_id])
+        for epoch in logged.values():
+            if epoch.epoch_id not in kept and not self._is_done(epoch, first_in_force):
+                raise IntegrityLost(Reason.PARTIAL_CORRUPT, "the keys of an epoch are missing")
+
+    def ensure(self, now: float) -> None:
+        """Make the current and the next epoch, if they are missing."""
+        with self._lock:
+            window = self._policy.rules.start_at(now)
+            ends = sorted(epoch.end_window for epoch in self._ledger.epochs().values())
+            last = ends[-1] if ends else 0
+            missing = 2 - sum(end > window for end in ends)
+            for _ in range(missing):
+                first = max(last, window // self._length * self._length)
+                last = (first // self._length + 1) * self._length
+                self._create(first, last)
+
+    def for_window(self, window_start: int) -> SignedParameters | None:
+        """The signed parameters of the epoch that serves a window, if its keys exist."""
+        for keys in list(self._keys.values()):
+            if keys.parameters.epoch.serves(window_start):
+                return keys.signed
+        return None
+
+    def by_digest(self, parameters_digest: bytes) -> EpochKeys | None:
+        """The keys of the epoch with these parameters, if they exist."""
+        for keys in list(self._keys.values()):
+            if keys.parameters.digest == parameters_digest:
+                return keys
+        return None
+
+    def decryptions(self, window_start: int) -> int:
+        """How often a window's lanes were decrypted since the process started."""
+        return sum(keys.decryptions[window_start] for keys in list(self._keys.values()))
+
+    def destroy_done(self, now: float, first_in_force: int | None) -> list[bytes]:
+        """Destroy the keys that no window needs any more; their epochs' ids."""
+        with self._lock:
+            done = [
+                epoch_id
+                for epoch_id, epoch in self._ledger.epochs().items()
+                if epoch_id in self._keys
+                and epoch.end_window <= now
+                and self._is_done(epoch, first_in_force)
+            ]
+            for epoch_id in done:
+                self._store.delete(epoch_id)
+                del self._keys[epoch_id]
+            return done
+
+    def _is_done(self, epoch: LoggedEpoch, first_in_force: int | None) -> bool:
+        """Whether each window of an epoch is settled, expired, or before any roster."""
+        if first_in_force is None:
+            return True
+        windows = range(epoch.first_window, epoch.end_window, self._policy.window_length)
+        return all(w < first_in_force or self._ledger.is_final(w) for w in windows)
+
+    def _load(self, logged: LoggedEpoch) -> EpochKeys:
+        signed, keys = self._store.load(logged.epoch_id)
+        if signed.parameters.digest != logged.parameters_digest:
+            raise IntegrityLost(Reason.PARTIAL_CORRUPT, "an epoch is not the one in the log")
+        if signed.parameters.policy.window_length != self._policy.window_length:
+            raise MalformedInput(
+                Reason.CONFIG_INVALID, "window_length cannot be changed: windows would overlap"
+            )
+        return EpochKeys(signed, keys)
+
+    def _create(self, first_window: int, end_window: int) -> None:
+        sealing = secrets.token_bytes(KEY_BYTES)
+        public, residues = generate_ckks_keys(self._policy.crypto)
+        epoch = Epoch(
+            secrets.token_bytes(16), first_window, end_window, x25519_public(sealing), public
+        )
+        parameters = CityParameters(self._policy, epoch)
+        signed = SignedParameters(parameters, parameters.sign(self._identity))
+        keys = Secrets(sealing, residues)
+        self._store.save(signed, keys)
+        self._ledger.epoch_created(parameters)
+        self._keys[epoch.epoch_id] = EpochKeys(signed, keys)
+
+
+def generate_ckks_keys(crypto: ParameterSet) -> tuple[bytes, bytes]:
+    """A fresh key pair: SEAL's public key, and the secret key's residues mod the data prime."""
+    parameters = encryption_parameters(crypto)
+    context = sealapi.SEALContext(parameters, True, sealapi.SEC_LEVEL_TYPE.TC128)
+    generator, public = sealapi.KeyGenerator(context), sealapi.PublicKey()
+    generator.create_public_key(public)
+    payload = seal_payload(saved(generator.secret_key()))
+    residues = seal_array(payload[_SECRET_KEY_HEAD_BYTES:], crypto.degree * len(crypto.prime_bits))
+    return saved(public), residues[: crypto.degree].tobytes()
+
+
+class _SharedKeys:
+    """32 bytes a meter, without an object each."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._keys = bytearray()
+        self._known = bytearray()
+
+    def get(self, place: int) -> bytes | None:
+        if place < len(self._known) and self._known[place]:
+            return bytes(self._keys[KEY_BYTES * place : KEY_BYTES * (place + 1)])
+        return None
+
+    def put(self, place: int, key: bytes) -> None:
+        with self._lock:
+            lacking = place + 1 - len(self._known)
+            if lacking > 0:
+                self._keys += bytes(KEY_BYTES * lacking)
+                self._known += bytes(lacking)
+            self._keys[KEY_BYTES * place : KEY_BYTES * (place + 1)] = key
+            self._known[place] = 1

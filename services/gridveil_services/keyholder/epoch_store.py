@@ -1,0 +1,110 @@
+"""Where epochs lie: the signed parameters in the clear, the secrets sealed, a folder an epoch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gridveil.files import make_folder, sync_folder, write_durably
+from gridveil.protocol.city import CityParameters, open_city_parameters
+from gridveil.protocol.errors import GridveilError, IntegrityLost, Reason
+from gridveil.protocol.layout import ID_BYTES, KEY_BYTES, SIGNATURE_BYTES, Reader, blob
+from gridveil.protocol.v1.aggregator_pb2 import SignedCityParameters
+from gridveil_services.keyholder.at_rest import AtRest
+
+_PARAMETERS = "parameters"
+_SECRETS = "secrets"
+_PURPOSE = "epoch secrets"
+_RESIDUE_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class SignedParameters:
+    """City parameters with the identity key's signature."""
+
+    parameters: CityParameters
+    signature: bytes
+
+    def to_message(self) -> SignedCityParameters:
+        return SignedCityParameters(parameters=self.parameters.encode(), signature=self.signature)
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """The secret halves of an epoch's keys."""
+
+    sealing: bytes
+    """X25519, 32 bytes."""
+    ckks: bytes
+    """Residues of the secret key mod the data prime in SEAL's NTT form, 8 bytes each."""
+
+    def encode(self) -> bytes:
+        return self.sealing + blob(self.ckks)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Secrets:
+        reader = Reader(data, "epoch secrets")
+        secrets = cls(reader.take(KEY_BYTES), reader.blob(_RESIDUE_LIMIT))
+        reader.end()
+        return secrets
+
+    def __repr__(self) -> str:
+        return "Secrets()"
+
+
+class EpochStore:
+    """The epochs in a folder."""
+
+    def __init__(self, folder: Path, at_rest: AtRest, identity_key: bytes) -> None:
+        make_folder(folder)
+        self._folder = folder
+        self._at_rest = at_rest
+        self._identity_key = identity_key
+
+    def ids(self) -> Iterator[bytes]:
+        """The epochs that lie there, whole or not."""
+        for path in sorted(self._folder.iterdir()):
+            if len(path.name) != 2 * ID_BYTES:
+                raise _damaged()
+            yield bytes.fromhex(path.name)
+
+    def save(self, signed: SignedParameters, secrets: Secrets) -> None:
+        """Keep a new epoch; durable."""
+        epoch_id = signed.parameters.epoch.epoch_id
+        folder = self._path(epoch_id)
+        make_folder(folder)
+        sealed = self._at_rest.seal(_PURPOSE, epoch_id, secrets.encode())
+        write_durably(folder / _SECRETS, sealed)
+        write_durably(folder / _PARAMETERS, signed.signature + signed.parameters.encode())
+
+    def load(self, epoch_id: bytes) -> tuple[SignedParameters, Secrets]:
+        """An epoch; PARTIAL_CORRUPT if it is not what was kept."""
+        folder = self._path(epoch_id)
+        try:
+            signed, sealed = (folder / _PARAMETERS).read_bytes(), (folder / _SECRETS).read_bytes()
+        except OSError:
+            raise _damaged() from None
+        signature, encoded = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
+        secrets = self._at_rest.open(_PURPOSE, epoch_id, sealed)
+        try:
+            parameters = open_city_parameters(encoded, signature, self._identity_key)
+            return SignedParameters(parameters, signature), Secrets.decode(secrets)
+        except GridveilError:
+            raise _damaged() from None
+
+    def delete(self, epoch_id: bytes) -> None:
+        """Destroy an epoch, its secrets first."""
+        folder = self._path(epoch_id)
+        (folder / _SECRETS).unlink(missing_ok=True)
+        sync_folder(folder)
+        shutil.rmtree(folder)
+        sync_folder(self._folder)
+
+    def _path(self, epoch_id: bytes) -> Path:
+        return self._folder / epoch_id.hex()
+
+
+def _damaged() -> IntegrityLost:
+    return IntegrityLost(Reason.PARTIAL_CORRUPT, "a stored epoch is missing or damaged")

@@ -1,0 +1,162 @@
+"""The release policy: pure functions of what the key-holder knows by itself.
+
+Nothing here trusts the caller: the window's state comes from the release log, the time from the
+key-holder's clock, the roster from its store, the parameters from its own signed epochs. What a
+header claims is only ever compared with these; its count is proven afterwards by the entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from gridveil.protocol.city import PPM, CityParameters, CityPolicy
+from gridveil.protocol.errors import (
+    Conflict,
+    MalformedInput,
+    Reason,
+    Unavailable,
+    WrongState,
+)
+from gridveil.protocol.release import ReleaseHeader
+from gridveil.protocol.roster import RosterVersion
+from gridveil.protocol.windows import WindowRules, lane_count
+
+RETRY_S = 2.0
+"""After this many seconds a release that was in another's way may be tried again."""
+
+
+class Status(Enum):
+    """How far a window is."""
+
+    OPEN = auto()
+    """Nothing was decrypted; no release has claimed it."""
+    PENDING = auto()
+    """One release has claimed it for ever; its outcome is not durable yet."""
+    RELEASED = auto()
+    REFUSED = auto()
+    EXPIRED = auto()
+
+
+FINAL = frozenset({Status.RELEASED, Status.REFUSED, Status.EXPIRED})
+
+
+@dataclass(frozen=True)
+class WindowState:
+    """What the release log says of a window."""
+
+    status: Status
+    release_digest: bytes = b""
+    """Of the release that claimed it."""
+
+
+UNCLAIMED = WindowState(Status.OPEN)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a decision depends on beside the header."""
+
+    now: float
+    """The key-holder's clock, Unix seconds."""
+    state: WindowState
+    parameters: CityParameters | None
+    """Those the header names, if they are an epoch's of this key-holder."""
+    roster: RosterVersion | None
+    """In force for the window."""
+    policy: CityPolicy
+    """The key-holder's own configuration of today."""
+
+
+def is_settled_by(state: WindowState, release_digest: bytes) -> bool:
+    """Whether this very release was released before; False if the window is still open.
+
+    Raises:
+        Conflict: WINDOW_PINNED if another release has claimed the window.
+        WrongState: REFUSED or WINDOW_EXPIRED.
+        Unavailable: KEYHOLDER_UNAVAILABLE while the outcome is not durable.
+    """
+    if state.status is Status.OPEN:
+        return False
+    if state.status is Status.EXPIRED:
+        raise _expired()
+    if state.release_digest != release_digest:
+        raise Conflict(Reason.WINDOW_PINNED, "another release has claimed this window")
+    if state.status is Status.REFUSED:
+        raise refused()
+    if state.status is Status.PENDING:
+        raise busy()
+    return True
+
+
+def check_release(header: ReleaseHeader, facts: Facts) -> None:
+    """Raise unless a release with this header may be taken in.
+
+    Raises:
+        MalformedInput: WINDOW_MISALIGNED or COHORT_INVALID.
+        WrongState: WINDOW_EXPIRED, KEY_EPOCH, WINDOW_OPEN (with ``closes``, Unix seconds),
+            ROSTER_VERSION or COHORT_TOO_SMALL.
+        Conflict: WINDOW_PINNED if anything has claimed the window.
+    """
+    rules = facts.policy.rules
+    rules.check_aligned(header.window_start)
+    if facts.state != UNCLAIMED:
+        raise Conflict(Reason.WINDOW_PINNED, "the window is settled")
+    if facts.now >= rules.expires(header.window_start):
+        raise _expired()
+    parameters = _check_epoch(header, facts.parameters)
+    roster = _check_roster(header, facts.roster)
+    _check_sealed(header, roster, parameters.policy.rules, facts.now)
+    _check_cohort(header, roster, parameters.policy, facts.policy)
+
+
+def refused() -> WrongState:
+    """REFUSED: one text, one shape, whatever the cause."""
+    return WrongState(Reason.REFUSED, "the release was refused; the window stays without a total")
+
+
+def busy() -> Unavailable:
+    """KEYHOLDER_UNAVAILABLE for now."""
+    return Unavailable(
+        Reason.KEYHOLDER_UNAVAILABLE, "the window is being worked on", retry_after_s=RETRY_S
+    )
+
+
+def _check_epoch(header: ReleaseHeader, parameters: CityParameters | None) -> CityParameters:
+    if parameters is None or not parameters.epoch.serves(header.window_start):
+        raise WrongState(Reason.KEY_EPOCH, "the parameters are not those of the window's epoch")
+    return parameters
+
+
+def _check_roster(header: ReleaseHeader, roster: RosterVersion | None) -> RosterVersion:
+    if roster is None or roster.version != header.roster_version:
+        raise WrongState(Reason.ROSTER_VERSION, "the window has another roster version")
+    return roster
+
+
+def _check_sealed(
+    header: ReleaseHeader, roster: RosterVersion, rules: WindowRules, now: float
+) -> None:
+    everybody = header.count == roster.count and now >= rules.end(header.window_start)
+    closes = rules.closes(header.window_start)
+    if not everybody and now < closes:
+        raise WrongState(
+            Reason.WINDOW_OPEN, "meters may still report this window", closes=str(closes)
+        )
+
+
+def _check_cohort(
+    header: ReleaseHeader, roster: RosterVersion, signed: CityPolicy, own: CityPolicy
+) -> None:
+    lanes = lane_count(roster.count, signed.crypto, signed.layout.slots)
+    if header.lanes != lanes or header.count > roster.count:
+        raise MalformedInput(Reason.COHORT_INVALID, "the cohort does not fit the roster")
+    # Both the policy that meters were shown and today's: it can only be made stricter.
+    cohort = max(signed.min_cohort, own.min_cohort)
+    coverage_ppm = max(signed.min_coverage_ppm, own.min_coverage_ppm)
+    if header.count < cohort or header.count * PPM < coverage_ppm * roster.count:
+        raise WrongState(Reason.COHORT_TOO_SMALL, "too few meters reported for a release")
+
+
+def _expired() -> WrongState:
+    return WrongState(Reason.WINDOW_EXPIRED, "the window was not settled within its time")
