@@ -30,9 +30,9 @@ class Fleet:
         meter_id, signing, sealing = (sha256(p + scope) for p in (b"id", b"signing", b"sealing"))
         return MeterKeys(meter_id[:16], signing, sealing)
 
-    def enrolments(self, city_id: bytes, numbers: Iterable[int]) -> list[bytes]:
+    def enrolments(self, city_id: bytes, numbers: Iterable[int]) -> Iterator[bytes]:
         """Signed enrolment requests."""
-        return [self.meter(number).enrolment_request(city_id) for number in numbers]
+        return (self.meter(number).enrolment_request(city_id) for number in numbers)
 
 
 def values(names: Iterable[str], number: int) -> dict[str, int]:
