@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing, closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
@@ -39,11 +39,10 @@ from gridveil.settlements import (
     ReleasedTotal,
     WatchState,
 )
-from gridveil.transport import connect, connect_async, from_rpc_error
+from gridveil.transport import connect, connect_async, from_rpc_error, server_stream
 from gridveil.verification import Verification, Verifier
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 CALL_TIMEOUT_S = 15.0
 
@@ -144,7 +143,7 @@ class Operator:
     def entries(self, window_start: int) -> Generator[bytes]:
         """The opened entries of a released window, in chunks of whole entries. Auditors only."""
         request = totals_pb2.GetEntriesRequest(window_start=window_start)
-        with closing(_stream(self._totals.GetEntries(request))) as chunks:
+        with closing(server_stream(self._totals.GetEntries(request))) as chunks:
             for chunk in chunks:
                 yield chunk.entries
 
@@ -173,7 +172,7 @@ class Operator:
 
     def _settled(self, from_window: int) -> Generator[Outcome]:
         request = totals_pb2.WatchTotalsRequest(from_window=from_window)
-        with closing(_stream(self._totals.WatchTotals(request))) as messages:
+        with closing(server_stream(self._totals.WatchTotals(request))) as messages:
             for message in messages:
                 yield self._opener.open(message)
 
@@ -287,21 +286,6 @@ class AsyncOperator:
             await asyncio.wait_for(self._channel.channel_ready(), self._timeout)
         except TimeoutError:
             raise _unreachable() from None
-
-
-class _ServerStream(Protocol[T_co]):
-    def __iter__(self) -> Iterator[T_co]: ...
-
-    def cancel(self) -> bool: ...
-
-
-def _stream(call: _ServerStream[T]) -> Generator[T]:
-    try:
-        yield from call
-    except grpc.RpcError as error:
-        raise from_rpc_error(error) from None
-    finally:
-        call.cancel()
 
 
 async def _stream_async(call: grpc.aio.UnaryStreamCall[Any, T]) -> AsyncGenerator[T]:

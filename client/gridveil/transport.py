@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Generator, Iterator
+from typing import Protocol, TypeVar, cast
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -23,6 +24,9 @@ from gridveil.protocol.errors import (
     Unavailable,
     WrongState,
 )
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 DOMAIN = "gridveil"
 """``ErrorInfo.domain`` of every refusal."""
@@ -88,6 +92,26 @@ def connect_async(address: str, role: str, city_id: bytes, tls: Tls) -> grpc.aio
     return grpc.aio.secure_channel(
         address, channel_credentials(tls), channel_options(role, city_id)
     )
+
+
+class ServerStream(Protocol[T_co]):
+    """A call that answers with a stream."""
+
+    def __iter__(self) -> Iterator[T_co]: ...
+
+    def cancel(self) -> bool:
+        """End the call."""
+        ...
+
+
+def server_stream(call: ServerStream[T]) -> Generator[T]:
+    """The messages of a call with typed errors; closing it ends the call."""
+    try:
+        yield from call
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from None
+    finally:
+        call.cancel()
 
 
 def from_rpc_error(error: grpc.RpcError) -> GridveilError:

@@ -1,0 +1,5 @@
+"""``python -m gridveil.cli``."""
+
+from gridveil.cli.app import main
+
+main()

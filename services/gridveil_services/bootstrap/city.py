@@ -1,0 +1,233 @@
+"""Making a city: its ids, keys, development certificates and every role's configuration."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from gridveil.files import make_folder, sync_folder, write_durably
+from gridveil.protocol.city import MIN_HONEST, PPM, CityPolicy, EntryAudience, Register
+from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil.protocol.layout import ID_BYTES
+from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET
+from gridveil_services.bootstrap.certificates import Authority, write_tls_folder
+from gridveil_services.bootstrap.layout import CLIENTS, ENDPOINTS, SERVICES, CityPaths
+from gridveil_services.bootstrap.toml import Value, dumps
+from gridveil_services.keyholder import identity
+from gridveil_services.keyholder.at_rest import AtRest, create_key_file
+from gridveil_services.rpc.roles import Role
+
+DEFAULT_REGISTERS = (Register("import_wh", "Wh", 200_000), Register("export_wh", "Wh", 200_000))
+DEFAULT_COHORT = 1_000
+DEFAULT_PORT = 7440
+RECOMMENDED_BATCH = 128
+EPOCH_S = 86_400
+RETENTION_S = 86_400
+
+_AUTHORITY_DAYS = 3650
+_CERTIFICATE_DAYS = 397
+_TLS: Mapping[str, Value] = {
+    "ca": "tls/ca.pem",
+    "certificate": "tls/cert.pem",
+    "key": "tls/key.pem",
+}
+
+
+def neighbouring_ports(first: int = DEFAULT_PORT, host: str = "127.0.0.1") -> dict[str, str]:
+    """An address for each service: key-holder, aggregator and totals on ports in a row."""
+    return {role: f"{host}:{first + at}" for at, role in enumerate(SERVICES)}
+
+
+@dataclass(frozen=True)
+class CityOptions:
+    """What a city chooses; seconds and fractions. Checked as a :class:`CityPolicy` is."""
+
+    parameter_set: str = DEFAULT_PARAMETER_SET
+    window_length: int = 900
+    grace: int = 300
+    colluding: int = 0
+    """Meters assumed to collude with the aggregator."""
+    min_cohort: int | None = None
+    """Fewest meters in a total; 1,000 or what ``colluding`` asks for if left out."""
+    min_coverage: float = 0.8
+    registers: tuple[Register, ...] = DEFAULT_REGISTERS
+    entry_audience: EntryAudience = EntryAudience.AUDITORS
+    development: bool = False
+    addresses: Mapping[str, str] = field(default_factory=neighbouring_ports)
+    """``host:port`` by service."""
+
+    @property
+    def cohort(self) -> int:
+        """The fewest meters in a total, with its default."""
+        default = max(DEFAULT_COHORT, self.colluding + MIN_HONEST)
+        return default if self.min_cohort is None else self.min_cohort
+
+    def policy(self, city_id: bytes) -> CityPolicy:
+        """The policy of a city with these options, or CONFIG_INVALID naming what is wrong."""
+        least = self.colluding + MIN_HONEST
+        if self.cohort < least:
+            raise MalformedInput(
+                Reason.CONFIG_INVALID,
+                f"min_cohort is at least {least}: {MIN_HONEST} honest meters beside the"
+                f" {self.colluding} that may collude",
+                field="min_cohort",
+            )
+        policy = CityPolicy(
+            city_id=city_id,
+            parameter_set=self.parameter_set,
+            registers=self.registers,
+            window_length=self.window_length,
+            grace=self.grace,
+            early_leeway=min(60, self.window_length // 15),
+            min_cohort=self.cohort,
+            colluding=self.colluding,
+            min_coverage_ppm=_ppm(self.min_coverage),
+            batch_limit=1,
+            entry_audience=self.entry_audience,
+            development=self.development,
+        )
+        return _with_batch_limit(policy)
+
+
+def create_city(folder: Path, options: CityOptions | None = None) -> CityPaths:
+    """Make a city in a new or empty folder: wholly, or not at all.
+
+    Raises:
+        MalformedInput: CONFIG_INVALID for options outside the limits, or a folder in use.
+    """
+    options = options or CityOptions()
+    policy = options.policy(secrets.token_bytes(ID_BYTES))
+    _check_addresses(options.addresses)
+    folder = folder.absolute()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise MalformedInput(Reason.CONFIG_INVALID, f"{folder.name} is there and not empty")
+    make_folder(folder.parent)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
+    try:
+        _Maker(CityPaths(unfinished), policy, options.addresses).make()
+        unfinished.rename(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+    return CityPaths(folder)
+
+
+class _Maker:
+    def __init__(self, paths: CityPaths, policy: CityPolicy, addresses: Mapping[str, str]) -> None:
+        self._paths = paths
+        self._policy = policy
+        self._addresses = addresses
+
+    def make(self) -> None:
+        self._make_certificates()
+        identity_key = self._make_keyholder()
+        shared: dict[str, Value] = {
+            "city_id": self._policy.city_id.hex(),
+            "identity_key": identity_key.hex(),
+            "development": self._policy.development,
+        }
+        self._write(self._paths.config("aggregator"), shared | self._aggregator())
+        self._write(self._paths.config("totals"), shared | self._totals())
+        for client in CLIENTS:
+            endpoints: dict[str, Value] = {
+                service: {"address": self._addresses[service]} for service in ENDPOINTS[client]
+            }
+            self._write(self._paths.profile(client), shared | endpoints | {"tls": _TLS})
+        make_folder(self._paths.meters)
+
+    def _make_certificates(self) -> None:
+        now = datetime.now(UTC)
+        begin = now - timedelta(hours=1)
+        authority = Authority.create(
+            self._policy.city_id, begin, now + timedelta(days=_AUTHORITY_DAYS)
+        )
+        authority.write(self._paths.ca)
+        for role in Role:
+            issued = authority.issue(
+                role,
+                f"{role}-1",
+                valid_from=begin,
+                valid_until=now + timedelta(days=_CERTIFICATE_DAYS),
+            )
+            write_tls_folder(self._paths.tls(role), authority, issued)
+
+    def _make_keyholder(self) -> bytes:
+        folder = self._paths.role("keyholder")
+        create_key_file(folder / "kek")
+        at_rest = AtRest.load(folder / "kek", self._policy.city_id)
+        self._write(self._paths.config("keyholder"), self._keyholder())
+        return identity.create(folder / "state", at_rest)
+
+    def _keyholder(self) -> dict[str, Value]:
+        policy = self._policy
+        length = policy.window_length
+        registers: list[Mapping[str, Value]] = [
+            {"name": r.name, "unit": r.unit, "bound": r.bound} for r in policy.registers
+        ]
+        return {
+            "city_id": policy.city_id.hex(),
+            "listen": self._addresses["keyholder"],
+            "state": "state",
+            "published": "published",
+            "key_encrypting_key_file": "kek",
+            "tls": _TLS,
+            "policy": {
+                "parameter_set": policy.parameter_set,
+                "window_length": length,
+                "grace": policy.grace,
+                "early_leeway": policy.early_leeway,
+                "min_cohort": policy.min_cohort,
+                "colluding": policy.colluding,
+                "min_coverage": policy.min_coverage_ppm / PPM,
+                "batch_limit": policy.batch_limit,
+                "entry_audience": policy.entry_audience.name.lower(),
+                "development": policy.development,
+                "epoch_length": max(1, EPOCH_S // length) * length,
+                "registers": registers,
+            },
+        }
+
+    def _aggregator(self) -> dict[str, Value]:
+        return {
+            "listen": self._addresses["aggregator"],
+            "state": "state",
+            "retention_s": RETENTION_S,
+            "tls": _TLS,
+            "keyholder": {"address": self._addresses["keyholder"]},
+        }
+
+    def _totals(self) -> dict[str, Value]:
+        return {
+            "listen": self._addresses["totals"],
+            "published": "../keyholder/published",
+            "window_length": self._policy.window_length,
+            "tls": _TLS,
+        }
+
+    def _write(self, path: Path, document: Mapping[str, Value]) -> None:
+        write_durably(path, dumps(document).encode())
+
+
+def _ppm(share: float) -> int:
+    # Never below what was asked for; the inner rounding takes away what binary fractions add.
+    return math.ceil(round(share * PPM, 3)) if math.isfinite(share) else 0
+
+
+def _with_batch_limit(policy: CityPolicy) -> CityPolicy:
+    return replace(policy, batch_limit=min(RECOMMENDED_BATCH, policy.most_reports_in_a_batch))
+
+
+def _check_addresses(addresses: Mapping[str, str]) -> None:
+    for service in SERVICES:
+        host, _, port = addresses.get(service, "").rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+            raise MalformedInput(
+                Reason.CONFIG_INVALID, f"the address of {service} is HOST:PORT", field=service
+            )

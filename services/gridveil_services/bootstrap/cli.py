@@ -1,0 +1,145 @@
+"""``gridveil init``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gridveil.protocol.city import EntryAudience, Register
+from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET, PARAMETER_SETS
+from gridveil_services.bootstrap.layout import SERVICES
+
+app = typer.Typer(add_completion=False)
+
+_PORT = 7440
+
+
+@app.command()
+def init(
+    city: Annotated[Path, typer.Argument(help="Folder to make; must be new or empty.")],
+    parameter_set: Annotated[
+        str, typer.Option(help=f"CKKS parameters: {' or '.join(PARAMETER_SETS)}.")
+    ] = DEFAULT_PARAMETER_SET,
+    window: Annotated[int, typer.Option(help="Window length in seconds.")] = 900,
+    grace: Annotated[int, typer.Option(help="Seconds after a window that reports count.")] = 300,
+    min_cohort: Annotated[
+        int | None,
+        typer.Option(help="Fewest meters in a total: 1000, at least 100 more than may collude."),
+    ] = None,
+    colluding: Annotated[
+        int, typer.Option(help="Meters assumed to collude with the aggregator.")
+    ] = 0,
+    min_coverage: Annotated[
+        float, typer.Option(help="Smallest share of enrolled meters in a total, 0.5 to 1.")
+    ] = 0.8,
+    register: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="name:unit:bound, repeatable; the bound is one meter's most in one window."
+            " Default: import_wh:Wh:200000 and export_wh:Wh:200000.",
+            show_default=False,
+        ),
+    ] = None,
+    ports: Annotated[
+        str,
+        typer.Option(
+            help="First of three ports for key-holder, aggregator and totals; or each:"
+            " keyholder=7001,aggregator=7002,totals=7003."
+        ),
+    ] = str(_PORT),
+    host: Annotated[str, typer.Option(help="Address that the services listen on.")] = "127.0.0.1",
+    entry_audience: Annotated[
+        str, typer.Option(help="Who may see which meters reported: auditors or nobody.")
+    ] = "auditors",
+    development: Annotated[
+        bool, typer.Option("--development", help="Allow scaled clocks. Never for real readings.")
+    ] = False,
+) -> None:
+    """Make a city: ids, keys, certificates and the configuration of every role.
+
+    Each role gets a folder with all it needs; keep the roles on machines that do not trust each
+    other, and the folder "ca" on none of them.
+
+    Example: gridveil init springfield --min-cohort 500
+    """
+    from gridveil_services.bootstrap.city import DEFAULT_REGISTERS, CityOptions, create_city
+
+    options = CityOptions(
+        parameter_set=parameter_set,
+        window_length=window,
+        grace=grace,
+        colluding=colluding,
+        min_cohort=min_cohort,
+        min_coverage=min_coverage,
+        registers=tuple(parse_register(text) for text in register or ()) or DEFAULT_REGISTERS,
+        entry_audience=parse_audience(entry_audience),
+        development=development,
+        addresses={role: f"{host}:{port}" for role, port in parse_ports(ports).items()},
+    )
+    create_city(city, options)
+    typer.echo(_description(city, options.cohort))
+
+
+def parse_register(value: str) -> Register:
+    """The register in ``name:unit:bound``, or CONFIG_INVALID."""
+    try:
+        name, unit, bound = value.split(":")
+        return Register(name, unit, int(bound))
+    except ValueError:
+        raise _invalid("--register is name:unit:bound, such as import_wh:Wh:200000") from None
+
+
+def parse_ports(value: str) -> dict[str, int]:
+    """A port for each service, from the first of three or from ``service=port`` pairs."""
+    try:
+        if "=" not in value:
+            return {role: int(value) + at for at, role in enumerate(SERVICES)}
+        pairs = (pair.split("=") for pair in value.split(","))
+        ports = {role: int(port) for role, port in pairs}
+    except ValueError:
+        ports = {}
+    if set(ports) != set(SERVICES):
+        raise _invalid("--ports is one number, or keyholder=PORT,aggregator=PORT,totals=PORT")
+    return ports
+
+
+def parse_audience(value: str) -> EntryAudience:
+    """Who may fetch opened entries, or CONFIG_INVALID."""
+    audiences = {audience.name.lower(): audience for audience in EntryAudience}
+    if value not in audiences:
+        raise _invalid(f"--entry-audience is one of {', '.join(audiences)}")
+    return audiences[value]
+
+
+def _invalid(message: str) -> MalformedInput:
+    return MalformedInput(Reason.CONFIG_INVALID, message)
+
+
+def _description(named: Path, cohort: int) -> str:
+    def path(relative: str) -> str:
+        return shlex.quote(str(named / relative))
+
+    serve = (
+        f"  gridveil {service} serve --config {path(f'{service}/{service}.toml')}"
+        for service in SERVICES
+    )
+    return "\n".join(
+        (
+            f"Made the city in {named}: a folder for each role, certificates for a year.",
+            f"  {path('keyholder')} holds the identity key that every meter pins, encrypted under",
+            "  its file kek: back both up, apart from each other. Nothing else can open a total.",
+            f"  {path('ca/ca-key.pem')} makes identities: take it off this machine.",
+            "",
+            "Start the services, each in a terminal of its own:",
+            *serve,
+            "",
+            "Then enrol meters and watch totals:",
+            f"  gridveil meters enrol --profile {path('registrar/profile.toml')}"
+            f" --fleet {path('meters/fleet.jsonl')} --count {cohort}",
+            f"  gridveil totals watch --profile {path('operator/profile.toml')}",
+        )
+    )

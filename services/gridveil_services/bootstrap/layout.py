@@ -1,0 +1,57 @@
+"""Where the files of a city are that ``gridveil init`` made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SERVICES = ("keyholder", "aggregator", "totals")
+"""In the order in which they are started, and in which ports are given out."""
+
+ENDPOINTS = {
+    "registrar": ("keyholder",),
+    "operator": ("totals",),
+    "auditor": ("totals", "aggregator"),
+    "meter": ("aggregator",),
+    "gateway": ("aggregator",),
+}
+"""Services that each client role is told the address of."""
+
+CLIENTS = tuple(ENDPOINTS)
+
+
+@dataclass(frozen=True)
+class CityPaths:
+    """A city's folder. Each role's folder is all that role needs, and can be moved to its host."""
+
+    folder: Path
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "ca"
+
+    @property
+    def meters(self) -> Path:
+        """Keys and outbox of simulated meters."""
+        return self.folder / "meters"
+
+    @property
+    def fleet(self) -> Path:
+        return self.meters / "fleet.jsonl"
+
+    @property
+    def published(self) -> Path:
+        """What the key-holder publishes: release log and opened entries."""
+        return self.role("keyholder") / "published"
+
+    def role(self, role: str) -> Path:
+        return self.folder / role
+
+    def tls(self, role: str) -> Path:
+        return self.role(role) / "tls"
+
+    def config(self, service: str) -> Path:
+        return self.role(service) / f"{service}.toml"
+
+    def profile(self, client: str) -> Path:
+        return self.role(client) / "profile.toml"

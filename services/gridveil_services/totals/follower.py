@@ -1,0 +1,135 @@
+"""Following the key-holder's release log into the index."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import structlog
+
+from gridveil.protocol.errors import (
+    GridveilError,
+    IntegrityLost,
+    MalformedInput,
+    NotAuthentic,
+    Reason,
+    Unavailable,
+)
+from gridveil.protocol.release import open_total
+from gridveil.protocol.v1 import totals_pb2
+from gridveil.protocol.v1.log_pb2 import LogRecord
+from gridveil_services.releaselog.reader import LogReader
+from gridveil_services.totals.config import TotalsConfig
+from gridveil_services.totals.index import SettledIndex
+
+LOG_FOLDER = "log"
+POLL_S = 0.2
+
+_log = structlog.get_logger()
+
+
+class Follower:
+    """Reads new records from a thread of its own; what the key-holder did not sign is corrupt."""
+
+    def __init__(
+        self,
+        config: TotalsConfig,
+        index: SettledIndex,
+        on_ready: Callable[[bool], None],
+        *,
+        poll_s: float = POLL_S,
+    ) -> None:
+        """Read all there is.
+
+        Args:
+            config: the city, its pinned key and its published folder.
+            index: what to fill.
+            on_ready: told whenever the log became readable or unreadable.
+            poll_s: real seconds between two looks.
+
+        Raises:
+            IntegrityLost: LOG_CORRUPT.
+            MalformedInput: CONFIG_INVALID if the folder cannot be read.
+        """
+        self._config = config
+        self._index = index
+        self._on_ready = on_ready
+        self._poll_s = poll_s
+        self._ready = True
+        self._reader = LogReader(config.published / LOG_FOLDER)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+        try:
+            self._poll()
+        except OSError:
+            raise MalformedInput(
+                Reason.CONFIG_INVALID, "published cannot be read", field="published"
+            ) from None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._poll_s):
+            try:
+                self._poll()
+            except IntegrityLost as error:
+                _log.critical("release log is corrupt", cause=error.message)
+                self._fail(error)
+                return
+            except OSError as error:
+                self._fail(Unavailable(Reason.STORE_UNAVAILABLE, "the release log is not readable"))
+                _log.error("release log is not readable", errno=error.errno)
+            else:
+                self._become(ready=True)
+
+    def _poll(self) -> None:
+        self._index.add(list(self._outcomes(self._reader.poll())))
+
+    def _fail(self, error: GridveilError) -> None:
+        self._index.fail(error)
+        self._become(ready=False)
+
+    def _become(self, *, ready: bool) -> None:
+        if ready != self._ready:
+            self._ready = ready
+            self._on_ready(ready)
+
+    def _outcomes(self, records: list[LogRecord]) -> Iterator[totals_pb2.WindowOutcome]:
+        for record in records:
+            match record.WhichOneof("event"):
+                case "released":
+                    self._check(record.released.window_start, record.released.total)
+                    yield totals_pb2.WindowOutcome(
+                        window_start=record.released.window_start, total=record.released.total
+                    )
+                case "refused":
+                    yield totals_pb2.WindowOutcome(
+                        window_start=record.refused.window_start,
+                        not_released=totals_pb2.NOT_RELEASED_REASON_REFUSED,
+                    )
+                case "expired":
+                    yield totals_pb2.WindowOutcome(
+                        window_start=record.expired.window_start,
+                        not_released=totals_pb2.NOT_RELEASED_REASON_EXPIRED,
+                    )
+
+    def _check(self, window_start: int, signed: totals_pb2.SignedTotal) -> None:
+        config = self._config
+        try:
+            total = open_total(signed.total, signed.signature, config.identity_key)
+        except (NotAuthentic, MalformedInput):
+            raise _corrupt("a total is not signed by the city's key-holder") from None
+        if (total.city_id, total.window_start) != (config.city_id, window_start):
+            raise _corrupt("a total is of another city or window")
+        if total.window_length != config.window_length:
+            raise _corrupt("a total has another window_length than this configuration")
+
+
+def _corrupt(how: str) -> IntegrityLost:
+    return IntegrityLost(Reason.LOG_CORRUPT, f"the release log is corrupt: {how}")

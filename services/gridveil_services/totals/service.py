@@ -1,0 +1,130 @@
+"""The handlers of ``gridveil.v1.Totals``: what was released, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gridveil.protocol.errors import (
+    IntegrityLost,
+    MalformedInput,
+    NotFound,
+    Reason,
+    WrongState,
+)
+from gridveil.protocol.release import OPENED_ENTRY_BYTES, Total
+from gridveil.protocol.v1 import totals_pb2
+from gridveil.protocol.windows import WindowRules
+from gridveil_services.rpc import Binding, Call, Role
+from gridveil_services.totals.index import SettledIndex
+from gridveil_services.totals.paging import Listing, PageTokens
+
+ENTRIES_FOLDER = "entries"
+DEFAULT_PAGE = 100
+LONGEST_PAGE = 1_000
+
+_CHUNK_BYTES = 1_048_576 // OPENED_ENTRY_BYTES * OPENED_ENTRY_BYTES
+_READERS = {Role.OPERATOR, Role.AUDITOR}
+
+
+class TotalsService:
+    """Answers from the index; opens files only to read published entries."""
+
+    def __init__(self, index: SettledIndex, published: Path, window_length: int) -> None:
+        self._index = index
+        self._entries = published / ENTRIES_FOLDER
+        self._rules = WindowRules(window_length, grace=0, early_leeway=0)
+        self._tokens = PageTokens()
+
+    def get_total(
+        self, request: totals_pb2.GetTotalRequest, _call: Call
+    ) -> totals_pb2.WindowOutcome:
+        return self._settled(request.window_start)
+
+    def list_totals(
+        self, request: totals_pb2.ListTotalsRequest, call: Call
+    ) -> totals_pb2.ListTotalsResponse:
+        size = _page_size(request.page_size)
+        self._check_range(request.from_window, request.until_window)
+        listing = Listing(call.identity, request.from_window, request.until_window)
+        start = request.from_window
+        if request.page_token:
+            start = self._tokens.open(listing, request.page_token)
+        outcomes, following = self._index.page(start, request.until_window, size)
+        token = b"" if following is None else self._tokens.issue(listing, following)
+        return totals_pb2.ListTotalsResponse(outcomes=outcomes, next_page_token=token)
+
+    def watch_totals(
+        self, request: totals_pb2.WatchTotalsRequest, call: Call
+    ) -> Iterator[totals_pb2.WindowOutcome]:
+        if request.from_window:
+            self._rules.check_aligned(request.from_window)
+        call.on_end(self._index.wake)
+        return self._index.watch(request.from_window, call.is_active)
+
+    def get_entries(
+        self, request: totals_pb2.GetEntriesRequest, _call: Call
+    ) -> Iterator[totals_pb2.OpenedEntries]:
+        outcome = self._settled(request.window_start)
+        if not outcome.HasField("total"):
+            raise _not_released()
+        count = Total.decode(outcome.total.total).count
+        return self._chunks(self._entries / str(request.window_start), count * OPENED_ENTRY_BYTES)
+
+    def _chunks(self, path: Path, size: int) -> Iterator[totals_pb2.OpenedEntries]:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            raise NotFound(
+                Reason.NOT_FOUND, "the entries of this window are not published"
+            ) from None
+        with file:
+            sent = 0
+            while chunk := file.read(_CHUNK_BYTES):
+                sent += len(chunk)
+                if sent > size:
+                    break
+                yield totals_pb2.OpenedEntries(entries=chunk)
+        if sent != size:
+            raise IntegrityLost(Reason.LOG_CORRUPT, "the published entries are not whole")
+
+    def _settled(self, window_start: int) -> totals_pb2.WindowOutcome:
+        self._rules.check_aligned(window_start)
+        outcome = self._index.get(window_start)
+        if outcome is None:
+            raise _not_released()
+        return outcome
+
+    def _check_range(self, from_window: int, until_window: int) -> None:
+        for bound in filter(None, (from_window, until_window)):
+            self._rules.check_aligned(bound)
+        if until_window and from_window > until_window:
+            raise MalformedInput(
+                Reason.RANGE_INVALID, "from_window is after until_window", field="from_window"
+            )
+
+
+def totals_binding(service: TotalsService) -> Binding:
+    """The service for a server, with who may call what."""
+    return Binding(
+        totals_pb2.DESCRIPTOR.services_by_name["Totals"],
+        service,
+        {
+            "GetTotal": _READERS,
+            "ListTotals": _READERS,
+            "WatchTotals": _READERS,
+            "GetEntries": {Role.AUDITOR},
+        },
+    )
+
+
+def _page_size(asked: int) -> int:
+    if asked > LONGEST_PAGE:
+        raise MalformedInput(
+            Reason.RANGE_INVALID, f"page_size is at most {LONGEST_PAGE}", field="page_size"
+        )
+    return asked or DEFAULT_PAGE
+
+
+def _not_released() -> WrongState:
+    return WrongState(Reason.NOT_RELEASED, "nothing is released for this window")
