@@ -1,0 +1,91 @@
+"""Tables of the SQLite store. Times of windows in Unix seconds."""
+
+SCHEMA = """
+CREATE TABLE windows (
+    start INTEGER PRIMARY KEY,
+    "end" INTEGER NOT NULL,
+    parameters_digest BLOB NOT NULL,
+    roster_version INTEGER NOT NULL,
+    enrolled INTEGER NOT NULL,
+    lanes INTEGER NOT NULL,
+    lane_capacity INTEGER NOT NULL,
+    parameter_set TEXT NOT NULL,
+    slots INTEGER NOT NULL,
+    phase INTEGER NOT NULL
+) STRICT;
+
+-- While a window is open, what was added so far; afterwards the lane's sum.
+CREATE TABLE lanes (
+    window INTEGER NOT NULL,
+    lane INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    sum BLOB NOT NULL,
+    checksum BLOB NOT NULL,
+    PRIMARY KEY (window, lane)
+) STRICT;
+
+-- Accepted reports in the order they came, a row for each batch of a lane: rows by meter would
+-- write a page of the file for almost every report. Deleted when the window is settled.
+CREATE TABLE journal (
+    number INTEGER PRIMARY KEY,
+    window INTEGER NOT NULL,
+    lane INTEGER NOT NULL,
+    accepted_at_ms INTEGER NOT NULL,
+    reports BLOB NOT NULL,
+    checksum BLOB NOT NULL
+) STRICT;
+CREATE INDEX journal_by_lane ON journal (window, lane);
+
+-- Written when a window is sealed; before that, memory has them from the journal.
+CREATE TABLE receipts (
+    window INTEGER NOT NULL,
+    meter_id BLOB NOT NULL,
+    digest BLOB NOT NULL,
+    accepted_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (window, meter_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE equivocations (
+    window INTEGER NOT NULL,
+    meter_id BLOB NOT NULL,
+    first BLOB NOT NULL,
+    second_parameters_digest BLOB NOT NULL,
+    second BLOB NOT NULL,
+    PRIMARY KEY (window, meter_id)
+) STRICT, WITHOUT ROWID;
+
+-- One row: no window that starts up to here is ever opened again.
+CREATE TABLE forgotten (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    start INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE parameters (
+    number INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,
+    end_window INTEGER NOT NULL,
+    document BLOB NOT NULL,
+    signature BLOB NOT NULL
+) STRICT;
+
+-- One row: the newest version.
+CREATE TABLE roster (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    city_id BLOB NOT NULL,
+    version INTEGER NOT NULL,
+    effective_window INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    signature BLOB NOT NULL
+) STRICT;
+
+-- In force from version since until before version until.
+CREATE TABLE members (
+    meter_id BLOB NOT NULL,
+    since INTEGER NOT NULL,
+    until INTEGER,
+    signing_key BLOB NOT NULL,
+    sealing_key BLOB NOT NULL,
+    PRIMARY KEY (meter_id, since)
+) STRICT, WITHOUT ROWID
+"""

@@ -1,0 +1,98 @@
+"""The stores that the contract is held against, and made-up reports to put into them."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from gridveil.protocol.ciphertext import Residues, add
+from gridveil.protocol.parameter_sets import parameter_set
+from gridveil.protocol.release import ENTRY_BYTES
+from gridveil_services.aggregator.store.database import Database
+from gridveil_services.aggregator.store.documents import SqliteDocuments
+from gridveil_services.aggregator.store.interface import (
+    Documents,
+    LaneBatch,
+    Store,
+    StoredReport,
+    Window,
+)
+from gridveil_services.aggregator.store.schema import SCHEMA
+from gridveil_services.aggregator.store.sqlite import SqliteStore
+
+CRYPTO = parameter_set("ckks-2048")
+SLOTS = 64
+START = 1_700_000_100
+LENGTH = 900
+
+
+class SqliteHarness:
+    """A SQLite store that can be closed and opened again."""
+
+    def __init__(
+        self,
+        folder: Path,
+        max_bytes: int | None = None,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.path = folder / "store" / "aggregator.db"
+        self.on_failure = on_failure
+        self.reopen(max_bytes)
+
+    def reopen(self, max_bytes: int | None = None) -> None:
+        """As after a restart."""
+        self.close()
+        self.database: Database | None = Database(
+            self.path, SCHEMA, max_bytes=max_bytes, on_failure=self.on_failure
+        )
+        self.store: Store = SqliteStore(self.database)
+        self.documents: Documents = SqliteDocuments(self.database)
+
+    def close(self) -> None:
+        if getattr(self, "database", None) is not None:
+            assert self.database is not None
+            self.database.close()
+        self.database = None
+
+
+HARNESSES = {"sqlite": SqliteHarness}
+
+
+def make_window(start: int = START, **changes: object) -> Window:
+    fields: dict[str, object] = {
+        "start": start,
+        "end": start + LENGTH,
+        "parameters_digest": bytes(32),
+        "roster_version": 1,
+        "enrolled": 100,
+        "lanes": 2,
+        "lane_capacity": 1000,
+        "parameter_set": CRYPTO.name,
+        "slots": SLOTS,
+    }
+    return Window(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=512)
+def made_up_report(meter: int, version: int = 0) -> tuple[StoredReport, Residues]:
+    """One report of a meter; another version is another report. The same every time."""
+    source = random.Random(f"{meter}/{version}")
+    meter_id = random.Random(meter).randbytes(16)
+    entry = meter_id + source.randbytes(ENTRY_BYTES - 16)
+    residues = np.array(
+        [source.randrange(CRYPTO.modulus) for _ in range(2 * SLOTS + CRYPTO.degree)],
+        dtype=np.uint64,
+    )
+    return StoredReport(meter_id, hashlib.sha256(entry).digest(), entry), residues
+
+
+def batch(
+    meters: Sequence[int], *, lane: int = 0, start: int = START, version: int = 0
+) -> LaneBatch:
+    made = [made_up_report(meter, version) for meter in meters]
+    return LaneBatch(start, lane, [report for report, _ in made], add([r for _, r in made], CRYPTO))
