@@ -58,7 +58,8 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 8 * 2**20),
     ("grpc.keepalive_time_ms", 300_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # How long one attempt to connect may take: a TLS handshake is three round trips.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 

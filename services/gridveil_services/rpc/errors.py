@@ -40,6 +40,7 @@ _MALFORMED = (
     Reason.COHORT_INVALID,
     Reason.CONFIG_INVALID,
     Reason.READING_INVALID,
+    Reason.OPENING_FAILED,
 )
 _WRONG_STATE = (
     Reason.WINDOW_CLOSED,

@@ -10,7 +10,14 @@ from google.protobuf.message import DecodeError, Message
 
 from gridveil.protocol.errors import MalformedInput, Reason
 
-Check = Callable[[Any], None]
+MAX_FIELDS = 4096
+"""Fields of a message, an element of a repeated field counted as one."""
+_UNCOUNTED_BYTES = 1 << 16
+"""Below this size any number of fields is harmless."""
+_FIXED = {1: 8, 5: 4}
+"""Bytes of a fixed-size field by wire type."""
+
+_Check = Callable[[Any], None]
 
 
 class Parser:
@@ -18,23 +25,25 @@ class Parser:
 
     def __init__(self, kind: type[Message]) -> None:
         self._kind = kind
-        self._enum_checks = _enum_checks(cast(Descriptor, kind.DESCRIPTOR), {})
+        descriptor = cast(Descriptor, kind.DESCRIPTOR)
+        self._list = _only_list(descriptor)
+        self._enum_checks = _enum_checks(descriptor, {})
 
     def parse(self, data: bytes) -> Message:
         """The message in ``data``.
 
         Raises:
-            MalformedInput: MALFORMED_MESSAGE, NON_CANONICAL or ENUM_UNKNOWN.
+            MalformedInput: MALFORMED_MESSAGE, BATCH_TOO_LARGE, NON_CANONICAL or ENUM_UNKNOWN.
         """
+        if len(data) > _UNCOUNTED_BYTES:
+            _check_field_count(data)
         message = self._kind()
         try:
             message.ParseFromString(data)
         except DecodeError:
-            raise MalformedInput(
-                Reason.MALFORMED_MESSAGE, f"these bytes are no {self._kind.DESCRIPTOR.name}"
-            ) from None
+            raise _malformed() from None
         message.DiscardUnknownFields()
-        if message.SerializeToString(deterministic=True) != data:
+        if not self._is_canonical(message, data):
             raise MalformedInput(
                 Reason.NON_CANONICAL,
                 "fields must be known, in number order, each once, default values left out",
@@ -43,8 +52,78 @@ class Parser:
             check(message)
         return message
 
+    def _is_canonical(self, message: Message, data: bytes) -> bool:
+        if self._list is None:
+            return message.SerializeToString(deterministic=True) == data
+        return _is_canonical_list(getattr(message, self._list.name), self._list.number, data)
 
-def _enum_checks(descriptor: Descriptor, known: dict[str, list[Check]]) -> list[Check]:
+
+def _only_list(descriptor: Descriptor) -> FieldDescriptor | None:
+    """The only field of a message that is a list of messages and nothing else."""
+    if len(descriptor.fields) != 1:
+        return None
+    (field,) = descriptor.fields
+    return field if field.is_repeated and field.message_type is not None else None
+
+
+def _is_canonical_list(items: list[Message], number: int, data: bytes) -> bool:
+    """As comparing the whole encoding, item by item: many times faster for megabytes."""
+    tag = _varint(number << 3 | 2)
+    at = 0
+    for item in items:
+        body = item.SerializeToString(deterministic=True)
+        head = tag + _varint(len(body))
+        if not (data.startswith(head, at) and data.startswith(body, at + len(head))):
+            return False
+        at += len(head) + len(body)
+    return at == len(data)
+
+
+def _check_field_count(data: bytes) -> None:
+    """Bound the memory of the parsed message: an empty element costs 2 bytes here and 140 there."""
+    at = count = 0
+    while at < len(data):
+        count += 1
+        if count > MAX_FIELDS:
+            raise MalformedInput(
+                Reason.BATCH_TOO_LARGE, f"a message has at most {MAX_FIELDS} elements"
+            )
+        tag, at = _read_varint(data, at)
+        match tag & 7:
+            case 0:
+                _, at = _read_varint(data, at)
+            case 2:
+                size, at = _read_varint(data, at)
+                at += size
+            case fixed if fixed in _FIXED:
+                at += _FIXED[fixed]
+            case _:
+                raise _malformed()
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for index, byte in enumerate(data[at : at + 10]):
+        value |= (byte & 127) << (7 * index)
+        if byte < 128:
+            return value, at + index + 1
+    raise _malformed()
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _malformed() -> MalformedInput:
+    return MalformedInput(Reason.MALFORMED_MESSAGE, "these bytes are no message of this type")
+
+
+def _enum_checks(descriptor: Descriptor, known: dict[str, list[_Check]]) -> list[_Check]:
     """Checks of every enum in a message type, empty if there are none.
 
     proto3 enums are open: a number without a name parses.
@@ -71,7 +150,7 @@ def _reaches_enum(descriptor: Descriptor, seen: set[str]) -> bool:
     )
 
 
-def _number_check(field: FieldDescriptor, kind: EnumDescriptor) -> Check:
+def _number_check(field: FieldDescriptor, kind: EnumDescriptor) -> _Check:
     name, repeated, numbers = field.name, field.is_repeated, frozenset(kind.values_by_number)
 
     def check(message: Any) -> None:
@@ -82,7 +161,7 @@ def _number_check(field: FieldDescriptor, kind: EnumDescriptor) -> Check:
     return check
 
 
-def _nested_check(field: FieldDescriptor, checks: list[Check]) -> Check:
+def _nested_check(field: FieldDescriptor, checks: list[_Check]) -> _Check:
     name, repeated = field.name, field.is_repeated
 
     def check(message: Any) -> None:
