@@ -20,6 +20,8 @@ BAD_IDENTITY, CERT_EXPIRED, ROLE_NOT_ALLOWED, KEY_NOT_PINNED            RETRY: a
 BATCH_EMPTY, BATCH_TOO_LARGE, BATCH_MIXED, MESSAGE_TOO_LARGE,           RETRY: about the call, not
 STREAM_PROTOCOL, METADATA_DUPLICATE                                     about the report
 WINDOW_CLOSED, WINDOW_RELEASED, WINDOW_EXPIRED                          GIVE_UP: too late
+WINDOW_POISONED                                                         GIVE_UP: the aggregator
+                                                                        lost part of the window
 EQUIVOCATION                                                            GIVE_UP: another report of
                                                                         this meter stands
 SIGNATURE_*, METER_REVOKED                                              GIVE_UP: not enrolled
@@ -73,6 +75,7 @@ _GIVE_UP = (
     Reason.WINDOW_CLOSED,
     Reason.WINDOW_RELEASED,
     Reason.WINDOW_EXPIRED,
+    Reason.WINDOW_POISONED,
     Reason.EQUIVOCATION,
     Reason.SIGNATURE_MISSING,
     Reason.SIGNATURE_INVALID,

@@ -47,6 +47,7 @@ _WRONG_STATE = (
     Reason.WINDOW_RELEASED,
     Reason.WINDOW_OPEN,
     Reason.WINDOW_EXPIRED,
+    Reason.WINDOW_POISONED,
     Reason.KEY_EPOCH,
     Reason.ROSTER_VERSION,
     Reason.COHORT_TOO_SMALL,
