@@ -12,20 +12,20 @@ from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2
-from tenseal import sealapi
 
-from benchmarks.fleet import Fleet
+from benchmarks.fleet import BATCH, Fleet
 from benchmarks.load import START_S, ServerProcess, module, serving
 from benchmarks.measure import progress
-from gridveil.encryption import saved
 from gridveil.profile import Profile
 from gridveil.protocol.city import CityParameters, CityPolicy, EntryAudience, Epoch, Register
-from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET, ParameterSet
+from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET
 from gridveil.protocol.sealing import x25519_public
 from gridveil.registrar import Registrar
 from gridveil.transport import channel_credentials, channel_options
 from gridveil_services.bootstrap.city import CityOptions, create_city
 from gridveil_services.bootstrap.layout import SERVICES, CityPaths
+from gridveil_services.keyholder.epoch_keys import generate_ckks_keys
+from gridveil_services.keyholder.epoch_store import Secrets, SignedParameters
 
 DAY = 1_700_006_400
 """Some UTC midnight, and so the start of an epoch."""
@@ -49,6 +49,8 @@ class LocalCity:
     keyholder: ServerProcess
     aggregator: ServerProcess
     parameters: CityParameters
+    ahead: float
+    """Seconds that metering time is ahead of real time."""
 
     def gateway_channels(self, count: int, address: str | None = None) -> list[grpc.Channel]:
         """Connections of a gateway to the aggregator, or to a stand-in with its certificate."""
@@ -66,7 +68,7 @@ class LocalCity:
 
 @contextmanager
 def running_city(
-    folder: Path, fleet: Fleet, meters: int, *, aggregator_core: int, other_core: int | None
+    folder: Path, fleet: Fleet, meters: int, *, aggregator_core: int | None, other_core: int | None
 ) -> Iterator[LocalCity]:
     """A city of ``meters`` meters with real processes; stopped at the end of the block.
 
@@ -78,23 +80,24 @@ def running_city(
         grace=GRACE_S, min_cohort=100, development=True, window_length=LENGTH, addresses=addresses
     )
     paths = create_city(folder / "city", options)
-    with _service(paths, "keyholder", NOON + 1, other_core):
+    with _service(paths, "keyholder", NOON + 1 - time.time(), other_core):
         _enrol(paths, fleet, meters)
-    now = WINDOW + LENGTH + 1
+    ahead = WINDOW + LENGTH + 1 - time.time()
     with ExitStack() as stack:
-        keyholder = stack.enter_context(_service(paths, "keyholder", now, other_core))
+        keyholder = stack.enter_context(_service(paths, "keyholder", ahead, other_core))
         with Registrar.open(paths.profile("registrar")) as registrar:
             parameters = registrar.parameters(WINDOW)
-        aggregator = stack.enter_context(_service(paths, "aggregator", now, aggregator_core))
-        city = LocalCity(paths, keyholder, aggregator, parameters)
+        aggregator = stack.enter_context(_service(paths, "aggregator", ahead, aggregator_core))
+        city = LocalCity(paths, keyholder, aggregator, parameters, ahead)
         _wait_until_ready(city)
         yield city
 
 
 def _service(
-    paths: CityPaths, role: str, now: float, core: int | None
+    paths: CityPaths, role: str, ahead: float, core: int | None
 ) -> AbstractContextManager[ServerProcess]:
-    clock = ("--clock-origin", f"{now}@{time.time():.3f}")
+    now = time.time()
+    clock = ("--clock-origin", f"{now + ahead:.3f}@{now:.3f}")
     command = module("gridveil.cli", role, "serve", "--config", str(paths.config(role)), *clock)
     return serving(command, paths.folder / f"{role}.log", core)
 
@@ -128,34 +131,24 @@ def _ports() -> list[int]:
         return [int(s.getsockname()[1]) for s in sockets]
 
 
-def local_parameters(registers: int) -> CityParameters:
-    """City parameters with fresh keys whose secret half is thrown away."""
+def local_epoch(registers: int) -> tuple[SignedParameters, Secrets]:
+    """An epoch of a city that exists in memory only, with its secret keys; not signed."""
     policy = CityPolicy(
         city_id=os.urandom(16),
         parameter_set=DEFAULT_PARAMETER_SET,
         registers=tuple(Register(f"register_{at}", "Wh", 200_000) for at in range(registers)),
-        window_length=900,
+        window_length=LENGTH,
         grace=300,
         early_leeway=60,
         min_cohort=100,
         colluding=0,
         min_coverage_ppm=800_000,
-        batch_limit=128,
+        batch_limit=BATCH,
         entry_audience=EntryAudience.NOBODY,
         development=True,
     )
-    sealing_key = x25519_public(os.urandom(32))
-    epoch = Epoch(os.urandom(16), DAY, DAY + DAY_S, sealing_key, _public_key(policy.crypto))
-    return CityParameters(policy, epoch)
-
-
-def _public_key(parameters: ParameterSet) -> bytes:
-    made = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.CKKS)
-    made.set_poly_modulus_degree(parameters.degree)
-    made.set_coeff_modulus(
-        sealapi.CoeffModulus.Create(parameters.degree, list(parameters.prime_bits))
-    )
-    context = sealapi.SEALContext(made, True, sealapi.SEC_LEVEL_TYPE.TC128)
-    key = sealapi.PublicKey()
-    sealapi.KeyGenerator(context).create_public_key(key)
-    return saved(key)
+    sealing = os.urandom(32)
+    public, residues = generate_ckks_keys(policy.crypto)
+    epoch = Epoch(os.urandom(16), DAY, DAY + DAY_S, x25519_public(sealing), public)
+    signed = SignedParameters(CityParameters(policy, epoch), bytes(64))
+    return signed, Secrets(sealing, residues)

@@ -20,7 +20,7 @@ import tenseal
 
 from benchmarks.baseline_server import usual_context
 from benchmarks.fleet import Fleet, values
-from benchmarks.local_city import local_parameters
+from benchmarks.local_city import local_epoch
 from benchmarks.measure import (
     SERVER_CORE,
     Goal,
@@ -47,7 +47,7 @@ class Subjects:
     """The three calls that are compared."""
 
     def __init__(self) -> None:
-        self.parameters = local_parameters(REGISTERS)
+        self.parameters = local_epoch(REGISTERS)[0].parameters
         policy, epoch = self.parameters.policy, self.parameters.epoch
         self.builder = ReportBuilder(self.parameters, Fleet(b"meter").meter(0))
         self.readings = values(policy.register_names, 100)

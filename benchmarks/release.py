@@ -1,0 +1,200 @@
+"""Opening a lane, and a whole window: time from the last report to the total, and peak memory.
+
+Part 1, in this process on one core: signature checks, sealing keys, seals, point additions, and
+the opening check proper (decryption, every slot, the opening equation) of one lane of 1,024 and
+one of 16,384 reports.
+
+Part 2, with the real services: a gateway hands in a window of --meters reports while worker
+processes build them; key-holder and aggregator share both cores with those. The last report
+completes the window. Peak memory is the kernel's VmHWM of each process, from its start to the
+release. The released total is compared with the sum of the readings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks import floor_servers, opening
+from benchmarks.fleet import Fleet, batches, values
+from benchmarks.load import Send, grpc_sends
+from benchmarks.local_city import WINDOW, LocalCity, running_city
+from benchmarks.measure import (
+    ALL_CORES,
+    STDERR,
+    Goal,
+    Spread,
+    parser,
+    progress,
+    report,
+)
+from gridveil.protocol.release import Total
+from gridveil.protocol.v1 import aggregator_pb2
+from gridveil.protocol.v1.log_pb2 import LogRecord
+from gridveil_services.releaselog.reader import LogReader
+
+MOST_OPENING_MS = 10.0
+MOST_MEMORY_MB = 300.0
+LANES = (1_024, 16_384)
+CONNECTIONS = 2
+RELEASE_LIMIT_S = 900
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one window of the running city took."""
+
+    meters: int
+    feed_s: float
+    """From the first call to the last receipt; the building of reports sets its pace."""
+    to_intent_s: float
+    """From the last receipt until the key-holder's INTENT was durable."""
+    to_release_s: float
+    """From the last receipt until the total was durable."""
+    keyholder_cpu_s: float
+    aggregator_cpu_s: float
+    keyholder_idle_mb: float
+    aggregator_idle_mb: float
+    keyholder_peak_mb: float
+    aggregator_peak_mb: float
+
+
+def measure_window(meters: int, folder: Path) -> Window:
+    """Pass one window through a running city."""
+    fleet = Fleet(os.urandom(16))
+    with running_city(folder, fleet, meters, aggregator_core=None, other_core=None) as city:
+        servers = (city.keyholder, city.aggregator)
+        idle = [server.resident_bytes() / 1e6 for server in servers]
+        used = [server.cpu_seconds() for server in servers]
+        started = time.time()
+        _feed(city, fleet, meters)
+        fed = time.time()
+        intent, released = _settlement(city)
+        _compare(Total.decode(released.released.total.total), meters)
+        last = fed + city.ahead
+        return Window(
+            meters,
+            fed - started,
+            intent.recorded_at_ms / 1000 - last,
+            released.recorded_at_ms / 1000 - last,
+            *(now.cpu_seconds() - before for now, before in zip(servers, used, strict=True)),
+            *idle,
+            *(server.peak_bytes() / 1e6 for server in servers),
+        )
+
+
+def _feed(city: LocalCity, fleet: Fleet, meters: int) -> None:
+    """Hand all reports in, a few calls ahead of the builders."""
+    sends = grpc_sends(city.gateway_channels(CONNECTIONS), floor_servers.METHOD)
+    pending: deque[Future[int]] = deque()
+    made = batches(fleet, city.parameters, WINDOW, meters, len(ALL_CORES))
+    with (
+        ThreadPoolExecutor(CONNECTIONS) as threads,
+        progress("building and handing in reports", meters) as advance,
+    ):
+        for number, batch in enumerate(made):
+            pending.append(threads.submit(_hand_in, sends[number % CONNECTIONS], batch))
+            if len(pending) > 2 * CONNECTIONS:
+                advance(pending.popleft().result())
+        for future in pending:
+            advance(future.result())
+
+
+def _hand_in(send: Send, batch: bytes) -> int:
+    outcomes = aggregator_pb2.SubmitReportsResponse.FromString(send(batch)).outcomes
+    refused = [outcome.error for outcome in outcomes if outcome.HasField("error")]
+    if refused:
+        raise RuntimeError(f"{len(refused)} reports were refused: {refused[0]}")
+    return len(outcomes)
+
+
+def _settlement(city: LocalCity) -> tuple[LogRecord, LogRecord]:
+    """INTENT and RESULT of the window, from the release log."""
+    reader, found = LogReader(city.paths.published / "log"), dict[str, LogRecord]()
+    until = time.monotonic() + RELEASE_LIMIT_S
+    with STDERR.status("waiting for the total"):
+        while time.monotonic() < until:
+            found |= {str(record.WhichOneof("event")): record for record in reader.poll()}
+            if "released" in found:
+                return found["intent"], found["released"]
+            if "refused" in found:
+                raise RuntimeError("the window was refused")
+            time.sleep(0.1)
+    raise RuntimeError("the window was not released in time")
+
+
+def _compare(total: Total, meters: int) -> None:
+    names = [register.name for register in total.registers]
+    truth = dict.fromkeys(names, 0)
+    for number in range(meters):
+        for name, value in values(names, number).items():
+            truth[name] += value
+    if total.count != meters or {name: total.sum(name) for name in names} != truth:
+        raise RuntimeError("the total is not the sum of the readings")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    made = parser(__doc__, rounds=5)
+    made.add_argument(
+        "--meters", type=int, default=100_000, help="reports of the window (default 100000)"
+    )
+    made.add_argument(
+        "--part", choices=("opening", "window", "both"), default="both", help="what to measure"
+    )
+    options = made.parse_args(arguments)
+    lines: list[str] = []
+    goals: list[Goal] = []
+    figures: dict[str, object] = {}
+    if options.part != "window":
+        _add_opening(options, lines, goals, figures)
+    if options.part != "opening":
+        _add_window(options, lines, goals, figures)
+    return report(options, "release", lines, goals, figures)
+
+
+def _add_opening(
+    options: argparse.Namespace, lines: list[str], goals: list[Goal], figures: dict[str, object]
+) -> None:
+    measured: dict[int, dict[str, Spread]] = {}
+    for count in LANES:
+        measured[count] = opening.measure(count, options.rounds)
+        goals.append(
+            Goal(
+                f"opening check of a lane of {count:,}, ms",
+                measured[count][opening.CHECK].median,
+                MOST_OPENING_MS,
+            )
+        )
+    lines.append(f"{'one lane, ms':<34}" + "".join(f"{count:<30,}" for count in LANES))
+    lines += [
+        f"{step:<34}" + "".join(f"{measured[count][step].show(1):<30}" for count in LANES)
+        for step in measured[LANES[0]]
+    ]
+    figures["opening_ms"] = {str(count): steps for count, steps in measured.items()}
+
+
+def _add_window(
+    options: argparse.Namespace, lines: list[str], goals: list[Goal], figures: dict[str, object]
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="gridveil-release-") as folder:
+        window = measure_window(options.meters, Path(folder))
+    goals += [
+        Goal("key-holder's peak memory, MB", window.keyholder_peak_mb, MOST_MEMORY_MB),
+        Goal("aggregator's peak memory, MB", window.aggregator_peak_mb, MOST_MEMORY_MB),
+    ]
+    lines += ["", f"a window of {window.meters:,} reports"]
+    lines += [f"{name:<34}{figure:,.1f}" for name, figure in asdict(window).items()]
+    figures["window"] = asdict(window)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
