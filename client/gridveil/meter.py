@@ -117,6 +117,10 @@ class _MeterBase:
             if window_start in (None, entry.window_start)
         ]
 
+    def next_due(self) -> float | None:
+        """When the next report is to be sent, metering time; None if none waits."""
+        return self._outbox.next_due()
+
     def _build(
         self,
         parameters: CityParameters,

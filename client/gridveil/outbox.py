@@ -191,27 +191,19 @@ class Outbox:
             Unavailable: STORE_FULL if ``most_waiting`` would be exceeded.
         """
         with self._write() as database:
-            fresh = [entry for entry in entries if not self._stands(entry)]
             waiting = _one(database, "SELECT count(*) FROM entries WHERE state = 0")
-            if waiting + len(fresh) > self._most_waiting:
+            fresh = 0
+            for entry in entries:
+                if not self._stands(entry):
+                    fresh += 1
+                    _insert(database, entry)
+            if fresh and waiting + fresh > self._most_waiting:
                 raise Unavailable(
                     Reason.STORE_FULL,
                     f"the outbox holds {waiting} unsettled reports, and {self._most_waiting} at "
                     "most; nothing was dropped",
                 )
-            database.executemany(
-                "INSERT INTO entries VALUES (?, ?, ?, 0, ?, 0, ?, NULL, 0)",
-                (_entry_row(entry) for entry in fresh),
-            )
-            database.executemany(
-                "INSERT INTO reports VALUES (?, ?, ?)",
-                (
-                    (entry.window_start, entry.meter_id, entry.report)
-                    for entry in fresh
-                    if entry.report is not None
-                ),
-            )
-        return len(fresh)
+        return fresh
 
     def find(self, window_start: int, meter_id: bytes) -> Entry | None:
         """The entry of a key, without its report."""
@@ -379,9 +371,15 @@ class Outbox:
         return Unavailable(Reason.STORE_UNAVAILABLE, "the outbox could not be read or written")
 
 
-def _entry_row(entry: NewEntry) -> tuple[Any, ...]:
+def _insert(database: apsw.Connection, entry: NewEntry) -> None:
+    key = entry.window_start, entry.meter_id
     reading = json.dumps(dict(entry.values), separators=(",", ":"))
-    return (entry.window_start, entry.meter_id, reading, entry.parameters_digest, entry.due_at)
+    database.execute(
+        "INSERT INTO entries VALUES (?, ?, ?, 0, ?, 0, ?, NULL, 0)",
+        (*key, reading, entry.parameters_digest, entry.due_at),
+    )
+    if entry.report is not None:
+        database.execute("INSERT INTO reports VALUES (?, ?, ?)", (*key, entry.report))
 
 
 def _entry(row: Sequence[Any]) -> Entry:
