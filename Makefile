@@ -64,12 +64,12 @@ vectors: $(SYNCED) ## Regenerate the test vectors
 vectors-check: $(SYNCED) ## Compare the committed test vectors with the code
 	$(BIN)/python tests/vectors/generate.py --check
 
-bench: $(SYNCED) ## Measure this machine (BENCH_ARGS="...")
-	$(BIN)/gridveil bench $(BENCH_ARGS)
+bench: $(SYNCED) ## Measure this machine (BENCH_ARGS="meter ingest release")
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean: ## Remove the environments and all caches
 	rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	find client services scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find client services scripts tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # uv lives in an environment of its own: a sync of .venv removes what uv.lock does not name.
 $(UV_INSTALLED):
