@@ -163,10 +163,11 @@ def read_fleet(path: Path | str) -> Iterator[MeterKeys]:
         for number, line in enumerate(file, 1):
             where = f"{source.name}, line {number}"
             meter = MeterKeys._parse(line, where)
-            for name in filter(None, (meter.meter_id, meter.label)):
-                if name in seen:
-                    raise _invalid(where, "repeats a meter")
-                seen.add(name)
+            if meter.meter_id in seen or meter.label in seen:
+                raise _invalid(where, "repeats a meter")
+            seen.add(meter.meter_id)
+            if meter.label is not None:
+                seen.add(meter.label)
             yield meter
 
 

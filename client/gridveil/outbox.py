@@ -320,7 +320,7 @@ class Outbox:
             "SELECT reading FROM entries WHERE window = ? AND meter = ?",
             (entry.window_start, entry.meter_id),
         ).fetchall()
-        if rows and json.loads(rows[0][0]) != dict(entry.values):
+        if rows and json.loads(str(rows[0][0])) != dict(entry.values):
             raise Conflict(
                 Reason.EQUIVOCATION, "another reading is recorded for this window already"
             )

@@ -8,6 +8,7 @@ sent more than three times in any 10 s whatever is drawn: an outage never become
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -52,6 +53,6 @@ def next_attempt(
     if attempts >= MOST_ATTEMPTS:
         return None
     floor = max(FLOOR_S, retry_after_s or 0.0)
-    span = min(CAP_S, BASE_S * 2 ** min(attempts, 16))
+    span = min(CAP_S, math.ldexp(BASE_S, min(attempts, 16)))
     left = closes - now - floor
     return now + floor + draw() * (min(span, left) if left > 0 else span)

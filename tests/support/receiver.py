@@ -112,11 +112,11 @@ class Certificates:
     def make(cls, folder: Path, city_id: bytes) -> Certificates:
         """Issue them."""
         start = datetime.now(UTC) - timedelta(hours=1)
-        times = {"valid_from": start, "valid_until": start + timedelta(days=2)}
-        authority = Authority.create(city_id, **times)
+        end = start + timedelta(days=2)
+        authority = Authority.create(city_id, start, end)
         (folder / "ca.pem").write_bytes(authority.certificate_pem)
         for role in Role:
-            issued = authority.issue(role, "test", **times)
+            issued = authority.issue(role, "test", valid_from=start, valid_until=end)
             (folder / f"{role}.pem").write_bytes(issued.certificate_pem)
             (folder / f"{role}-key.pem").write_bytes(issued.key_pem)
         return cls(folder, city_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -51,7 +52,7 @@ def test_no_report_is_sent_more_than_three_times_in_any_ten_seconds(
 ) -> None:
     times = [start]
     for u in draws:
-        due = next_attempt(len(times), times[-1], CLOSES, asked, lambda u=u: u)
+        due = next_attempt(len(times), times[-1], CLOSES, asked, partial(float, u))
         if due is None:
             break
         times.append(due)

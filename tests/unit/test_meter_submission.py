@@ -371,7 +371,9 @@ def test_outcomes_that_do_not_match_the_batch_settle_nothing(
     )
     clock.move_to(outbox.next_due() or 0)
     steps = subject.submit_due()
-    sent = list(next(steps).request.reports)
+    request = next(steps).request
+    assert isinstance(request, aggregator_pb2.SubmitReportsRequest)
+    sent = list(request.reports)
     outcomes = [report_pb2.ReportOutcome(index=n, receipt=receipt(sent[n % 3])) for n in indices]
     with pytest.raises(StopIteration):
         steps.send(aggregator_pb2.SubmitReportsResponse(outcomes=outcomes))
@@ -386,9 +388,10 @@ def test_ended_entries_are_forgotten_an_hour_after_their_window_closed(
     run_steps(record(subject), server)
     clock.move_to(outbox.next_due() or 0)
     steps = subject.submit_due()
-    call = next(steps)
+    request = next(steps).request
+    assert isinstance(request, report_pb2.Report)
     with pytest.raises(StopIteration):
-        steps.send(receipt(call.request))
+        steps.send(receipt(request))
     for now, left in ((CLOSES + 3600, 1), (CLOSES + 5400, 0)):
         clock.move_to(now)
         run_steps(subject.submit_due(), server)
