@@ -22,6 +22,7 @@ app = typer.Typer(
     cls=RootGroup,
     add_completion=False,
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="A city sees its electricity demand, and nobody sees a household's.\n\n"
     "Start with: gridveil demo",

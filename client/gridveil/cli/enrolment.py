@@ -2,14 +2,176 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from gridveil.cli.arguments import JsonOption, ProfileOption, load_profile
 from gridveil.cli.extensions import ExtensibleGroup
-from gridveil.cli.output import EXIT_CODES
+from gridveil.cli.output import EXIT_CODES, print_json, utc
+from gridveil.files import make_folder
+from gridveil.meter_identity import MeterKeys, append_fleet, read_fleet
+from gridveil.protocol.errors import GridveilError, MalformedInput, Reason
+from gridveil.protocol.layout import ID_BYTES
+from gridveil.protocol.roster import ENROLMENT_BYTES, RosterVersion
+from gridveil.registrar import MOST_A_CALL, Registrar
 
 app = typer.Typer(
     cls=ExtensibleGroup,
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     help="Enrol, withdraw and simulate meters.",
     epilog=EXIT_CODES,
 )
+
+Progress = Callable[[int], None]
+
+
+@app.command()
+def enrol(
+    profile: ProfileOption,
+    fleet: Annotated[
+        Path | None, typer.Option(help="File with the keys of simulated meters; made if missing.")
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="Add so many new meters to the fleet; none: enrol those in it."),
+    ] = None,
+    requests: Annotated[
+        Path | None,
+        typer.Option(help="Enrolment requests of real meters, one a line, hex or base64."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Enrol meters from the next window on; enrolling a meter twice changes nothing.
+
+    Keys of a fleet are on disk before they are enrolled: after a failure, the same command without
+    --count enrols what is left.
+
+    Example: gridveil meters enrol --fleet fleet.jsonl --count 1000 --profile springfield/registrar
+    """
+    if (fleet is None) == (requests is None) or (count is not None and fleet is None):
+        raise _usage("give either --fleet, with or without --count, or --requests")
+    loaded = load_profile(profile)
+    with Registrar.open(loaded) as registrar:
+        if requests is not None:
+            asked = list(_read_requests(requests))
+            with _progress("enrolling", len(asked), json) as advance:
+                version = registrar.enrol(asked, advance)
+            done = len(asked)
+        elif fleet is not None:
+            done, version = _enrol_fleet(registrar, loaded.city_id, fleet, count, json)
+    _show_version("enrolled", done, version, json)
+
+
+@app.command()
+def withdraw(
+    meter_ids: Annotated[list[str], typer.Argument(help="Meter ids, 32 hexadecimal digits each.")],
+    profile: ProfileOption,
+    json: JsonOption = False,
+) -> None:
+    """Withdraw meters from the next window on; a withdrawn id never comes back.
+
+    The window in progress still counts them.
+
+    Example: gridveil meters withdraw 6f1e...90 --profile springfield/registrar
+    """
+    ids = [_parse_id(value) for value in meter_ids]
+    with Registrar.open(load_profile(profile)) as registrar:
+        version = registrar.withdraw(ids)
+    _show_version("withdrawn", len(ids), version, json)
+
+
+def _enrol_fleet(
+    registrar: Registrar, city_id: bytes, fleet: Path, count: int | None, quiet: bool
+) -> tuple[int, RosterVersion | None]:
+    total = sum(1 for _ in read_fleet(fleet)) if count is None else count
+    meters = read_fleet(fleet) if count is None else _new_meters(fleet, count)
+    with _progress("enrolling", total, quiet) as advance:
+        version = registrar.enrol((meter.enrolment_request(city_id) for meter in meters), advance)
+    return total, version
+
+
+def _new_meters(fleet: Path, count: int) -> Iterator[MeterKeys]:
+    """New meters, on disk before they are handed out."""
+    make_folder(fleet.absolute().parent)
+    fresh = (MeterKeys.create() for _ in range(count))
+    while chunk := list(islice(fresh, MOST_A_CALL)):
+        append_fleet(fleet, chunk)
+        yield from chunk
+
+
+def _read_requests(path: Path) -> Iterator[bytes]:
+    try:
+        lines = path.read_text("ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise _usage(f"{path.name} cannot be read as text") from None
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _parse_request(line.strip(), f"{path.name}, line {number}")
+
+
+def _parse_request(line: str, where: str) -> bytes:
+    decoders: Iterable[Callable[[str], bytes]] = (
+        bytes.fromhex,
+        lambda text: base64.b64decode(text, validate=True),
+    )
+    for decode in decoders:
+        try:
+            request = decode(line)
+        except (ValueError, binascii.Error):
+            continue
+        if len(request) == ENROLMENT_BYTES:
+            return request
+    raise _usage(f"{where} is not an enrolment request in hex or base64")
+
+
+def _parse_id(value: str) -> bytes:
+    try:
+        meter_id = bytes.fromhex(value)
+    except ValueError:
+        meter_id = b""
+    if len(meter_id) != ID_BYTES:
+        raise MalformedInput(Reason.FIELD_FORMAT, f"{value!r} is not 32 hexadecimal digits")
+    return meter_id
+
+
+@contextmanager
+def _progress(what: str, total: int, quiet: bool) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    shown = Console(stderr=True)
+    with Bar(console=shown, disable=quiet or not shown.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda more: bar.advance(task, more)
+
+
+def _show_version(what: str, done: int, version: RosterVersion | None, json: bool) -> None:
+    if version is None:
+        raise MalformedInput(Reason.BATCH_EMPTY, "there are no meters to enrol")
+    if json:
+        print_json(
+            {
+                what: done,
+                "roster_version": version.version,
+                "effective_window": version.effective_window,
+                "effective": utc(version.effective_window),
+                "meters": version.count,
+            }
+        )
+        return
+    typer.echo(
+        f"{done:,} meters {what}. The roster is version {version.version} with {version.count:,}"
+        f" meters, in force from {utc(version.effective_window)}."
+    )
+
+
+def _usage(message: str) -> GridveilError:
+    return MalformedInput(Reason.CONFIG_INVALID, message)

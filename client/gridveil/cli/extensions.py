@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import MarkupMode, TyperCommand, TyperGroup
 from typer.main import get_group
 
 from gridveil.cli.output import fail
@@ -20,6 +20,9 @@ from gridveil.protocol.errors import GridveilError, MalformedInput, Reason
 
 GROUP = "gridveil.commands"
 Command = TyperCommand | TyperGroup
+
+_MARKUP: MarkupMode = "markdown"
+"""Paragraphs of a help text are wrapped to the terminal."""
 
 _EXTRAS = {
     "tenseal": "gridveil[meter]",
@@ -84,6 +87,7 @@ def load(extension: EntryPoint) -> Command:
         app: typer.Typer = extension.load()
     except ImportError as error:
         return _unavailable(extension, error)
+    app.rich_markup_mode = _MARKUP
     group = get_group(app)
     group.name = extension.name
     only: Any = group.commands.get(extension.name) if len(group.commands) == 1 else None

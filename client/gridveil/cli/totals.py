@@ -36,6 +36,7 @@ from gridveil.verification import Verification
 app = typer.Typer(
     cls=ExtensibleGroup,
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     help="Read released totals: sums, means and coverage, each with its signature checked.",
     epilog=EXIT_CODES,
 )
