@@ -11,14 +11,7 @@ with TestCity.create(tmp_path, meters=120, min_cohort=100, rate=60) as city:
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import select
-import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,13 +22,13 @@ from typing import Any, Self
 from gridveil.clock import ScaledClock
 from gridveil.meter_identity import MeterKeys, write_fleet
 from gridveil.profile import Profile
+from gridveil.protocol.errors import GridveilError
 from gridveil.protocol.roster import RosterVersion
 from gridveil.registrar import Registrar
 from gridveil_services.bootstrap.city import CityOptions, create_city
 from gridveil_services.bootstrap.layout import SERVICES, CityPaths
+from gridveil_services.demo.processes import ServiceProcess, clock_arguments, free_addresses
 
-START_S = 60.0
-STOP_S = 30.0
 MIDNIGHT = 1_767_225_600
 """2026-01-01T00:00:00Z: the start of a day, of an hour and of a window."""
 
@@ -50,7 +43,7 @@ class TestCity:
         self.clock = clock
         self.window_length = window_length
         self.meters: list[MeterKeys] = []
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.services = {role: ServiceProcess(role, paths, clock) for role in SERVICES}
 
     @classmethod
     def create(
@@ -94,35 +87,22 @@ class TestCity:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for role in list(self._processes):
-            self.kill(role)
+        for service in self.services.values():
+            if service.running:
+                service.kill()
 
     def start(self, role: str, *, environment: Mapping[str, str] | None = None) -> None:
         """Start a service and wait until it serves."""
-        process = self.spawn(role, environment=environment)
-        line = first_line(process, START_S)
-        if not line:
-            self.kill(role)
-            raise AssertionError(f"{role} did not start:\n{self.log(role)[-4000:]}")
-        assert json.loads(line)["event"] == "serving"
+        try:
+            self.services[role].start(environment=environment)
+        except GridveilError as error:
+            raise AssertionError(f"{error}:\n{self.log(role)[-4000:]}") from None
 
     def spawn(
         self, role: str, *, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start a service without waiting."""
-        assert role not in self._processes, f"{role} runs already"
-        logs = self.paths.folder / "logs"
-        logs.mkdir(exist_ok=True)
-        with (logs / f"{role}.jsonl").open("ab") as log:
-            process = subprocess.Popen(
-                self.command(role),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, **(environment or {})},
-            )
-        self._processes[role] = process
-        return process
+        return self.services[role].spawn(environment=environment)
 
     def start_all(self) -> None:
         """Start every service, in order."""
@@ -131,11 +111,11 @@ class TestCity:
 
     def stop(self, role: str) -> int:
         """SIGTERM; the exit code."""
-        return self._end(role, signal.SIGTERM)
+        return self.services[role].stop()
 
     def kill(self, role: str) -> int:
         """SIGKILL; the exit code."""
-        return self._end(role, signal.SIGKILL)
+        return self.services[role].kill()
 
     def restart(self, role: str) -> None:
         """Kill a service and start it again."""
@@ -144,25 +124,19 @@ class TestCity:
 
     def pid(self, role: str) -> int:
         """Process id of a running service."""
-        return self._processes[role].pid
+        return self.services[role].process.pid
 
     def command(self, role: str) -> list[str]:
         """The command line of a service."""
-        config = str(self.paths.config(role))
-        command = [sys.executable, "-m", "gridveil.cli", role, "serve", "--config", config]
-        return command + self.clock_arguments()
+        return self.services[role].command
 
     def clock_arguments(self) -> list[str]:
         """The options that give a process this city's clock."""
-        if self.clock is None:
-            return []
-        clock = self.clock
-        origin = f"{clock.origin!r}@{clock.started!r}"
-        return ["--clock-origin", origin, "--clock-rate", repr(clock.rate)]
+        return clock_arguments(self.clock)
 
     def log(self, role: str) -> str:
         """What a service wrote to standard error."""
-        path = self.paths.folder / "logs" / f"{role}.jsonl"
+        path = self.services[role].log
         return path.read_text("utf-8") if path.exists() else ""
 
     def profile(self, client: str) -> Profile:
@@ -190,42 +164,3 @@ class TestCity:
         rate = 1.0 if self.clock is None else self.clock.rate
         while (missing := metering - self.now()) > 0:
             time.sleep(min(missing / rate, 1.0))
-
-    def _end(self, role: str, how: signal.Signals) -> int:
-        process = self._processes.pop(role)
-        process.send_signal(how)
-        try:
-            code = process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise AssertionError(f"{role} did not end within {STOP_S} s of {how.name}") from None
-        finally:
-            if process.stdout is not None:
-                process.stdout.close()
-        return code
-
-
-def first_line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes:
-    """What a process prints first; empty if it ends, or is silent for too long."""
-    assert process.stdout is not None
-    readable, _, _ = select.select([process.stdout], [], [], timeout_s)
-    return process.stdout.readline() if readable else b""
-
-
-def free_addresses() -> dict[str, str]:
-    """An unused loopback address for each service, below the ports of outgoing connections."""
-    sockets: list[socket.socket] = []
-    try:
-        while len(sockets) < len(SERVICES):
-            fresh = socket.socket()
-            sockets.append(fresh)
-            try:
-                fresh.bind(("127.0.0.1", random.SystemRandom().randrange(15_000, 32_000)))
-            except OSError:
-                sockets.pop().close()
-        addresses = (f"127.0.0.1:{fresh.getsockname()[1]}" for fresh in sockets)
-        return dict(zip(SERVICES, addresses, strict=True))
-    finally:
-        for fresh in sockets:
-            fresh.close()
