@@ -1,0 +1,67 @@
+"""The key-holder as a whole: opened from its files, ready to be served."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from gridveil.clock import Clock
+from gridveil.files import make_folder
+from gridveil_services.keyholder import identity
+from gridveil_services.keyholder.at_rest import AtRest
+from gridveil_services.keyholder.config import KeyHolderConfig
+from gridveil_services.keyholder.epoch_keys import EpochRing
+from gridveil_services.keyholder.epoch_store import EpochStore
+from gridveil_services.keyholder.ledger import Ledger
+from gridveil_services.keyholder.publication import LOG, Publication
+from gridveil_services.keyholder.release import Releases
+from gridveil_services.keyholder.roster_store import RosterStore
+from gridveil_services.keyholder.spool import SpoolFolder
+from gridveil_services.keyholder.upkeep import Upkeep
+
+
+class KeyHolder:
+    """All parts of one key-holder. Opening it settles what a crash left claimed."""
+
+    def __init__(self, config: KeyHolderConfig, clock: Clock) -> None:
+        """Open everything, or refuse to start.
+
+        Raises:
+            GridveilError: the log, the keys or the roster are damaged, held by another process,
+                or do not belong together; the key-encrypting key is not the right one.
+        """
+        policy, state = config.policy, config.state
+        at_rest = AtRest.load(config.key_encrypting_key_file, policy.city_id)
+        key = identity.load(state, at_rest)
+        make_folder(config.published, mode=0o755)
+        self.policy = policy
+        self.clock = clock
+        with ExitStack() as opened:
+            self.ledger = Ledger(config.published / LOG, clock)
+            opened.callback(self.ledger.close)
+            self.roster = RosterStore(state / "roster.db", policy.city_id, policy.rules, key, clock)
+            opened.callback(self.roster.close)
+            store = EpochStore(state / "epochs", at_rest, bytes(key.verify_key))
+            self.ring = EpochRing(store, self.ledger, key, policy, config.epoch_length)
+            self.releases = Releases(
+                policy=policy,
+                identity=key,
+                ledger=self.ledger,
+                ring=self.ring,
+                roster=self.roster,
+                spools=SpoolFolder(state / "spool"),
+                publication=Publication(config.published),
+                clock=clock,
+            )
+            opened.callback(self.releases.close)
+            self.upkeep = Upkeep(
+                policy.rules, self.ledger, self.ring, self.roster, self.releases, clock
+            )
+            opened.callback(self.upkeep.stop)
+            self.ring.load(self.roster.first_in_force)
+            self.releases.settle_pending()
+            self.upkeep.tick()
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        """Let the files go."""
+        self._opened.close()

@@ -1,0 +1,59 @@
+"""What a released window publishes beside the log: the opened entries, if the policy says so."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from gridveil.files import make_folder, sync_folder
+from gridveil.protocol.commitment import POINT_BYTES
+from gridveil.protocol.release import split_entries
+from gridveil_services.keyholder.spool import SpooledRelease
+
+ENTRIES = "entries"
+LOG = "log"
+
+_FOLDER_MODE = 0o750
+_FILE_MODE = 0o640
+
+
+class Publication:
+    """The folder of opened entries, a file a window."""
+
+    def __init__(self, published: Path) -> None:
+        self._folder = published / ENTRIES
+        make_folder(self._folder, mode=_FOLDER_MODE)
+
+    def write(self, release: SpooledRelease, commitments: bytes) -> None:
+        """Publish the opened entries of a window; durable when this returns."""
+        path = self._folder / str(release.header.window_start)
+        fresh = path.with_name(path.name + ".new")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
+        with os.fdopen(descriptor, "wb") as file:
+            for part in opened_entries(release, commitments):
+                file.write(part)
+            file.flush()
+            os.fsync(descriptor)
+        fresh.rename(path)
+        sync_folder(self._folder)
+
+
+def opened_digest(release: SpooledRelease, commitments: bytes) -> bytes:
+    """SHA-256 over the opened entries: what the total names them by."""
+    digest = hashlib.sha256()
+    for part in opened_entries(release, commitments):
+        digest.update(part)
+    return digest.digest()
+
+
+def opened_entries(release: SpooledRelease, commitments: bytes) -> Iterator[bytes]:
+    """Each entry with its commitment, in the order of the release; a chunk at a time."""
+    at = 0
+    for chunk in release.chunks():
+        parts = []
+        for entry in split_entries(chunk):
+            parts += [entry, commitments[at : at + POINT_BYTES]]
+            at += POINT_BYTES
+        yield b"".join(parts)

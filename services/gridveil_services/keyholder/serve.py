@@ -1,0 +1,37 @@
+"""The key-holder as a process."""
+
+from __future__ import annotations
+
+from gridveil.clock import Clock
+from gridveil_services.keyholder.config import KeyHolderConfig
+from gridveil_services.keyholder.keyholder import KeyHolder
+from gridveil_services.keyholder.service import bindings
+from gridveil_services.rpc import Role, Server, ServerOptions, run_until_signal
+
+MOST_MESSAGE_BYTES = 1_048_576 + 65_536
+"""An entry chunk of 1 MiB with its frame; a full enrolment is shorter."""
+
+
+def make_server(keyholder: KeyHolder, config: KeyHolderConfig) -> Server:
+    """A server for an open key-holder; not started yet."""
+    return Server(
+        bindings(keyholder),
+        ServerOptions(
+            listen=config.listen,
+            tls=config.tls,
+            city_id=config.city_id,
+            role=Role.KEYHOLDER,
+            max_message_bytes=MOST_MESSAGE_BYTES,
+        ),
+    )
+
+
+def serve(config: KeyHolderConfig, clock: Clock) -> None:
+    """Serve until a signal comes; refuses to start as :class:`KeyHolder` says."""
+    keyholder = KeyHolder(config, clock)
+    try:
+        server = make_server(keyholder, config)
+        keyholder.upkeep.start(lambda: server.set_ready(not keyholder.ledger.failed))
+        run_until_signal(server)
+    finally:
+        keyholder.close()

@@ -1,0 +1,156 @@
+"""The key-holder's services on the wire; who may call what is at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from gridveil.protocol.errors import MalformedInput, NotFound, Reason, WrongState
+from gridveil.protocol.layout import ID_BYTES, fixed
+from gridveil.protocol.roster import RosterVersion, open_enrolment
+from gridveil.protocol.v1 import keyholder_pb2
+from gridveil.protocol.v1.aggregator_pb2 import GetCityParametersRequest, SignedCityParameters
+from gridveil.protocol.v1.keyholder_pb2 import (
+    EnrolMetersRequest,
+    GetReleaseProgressRequest,
+    GetRosterRequest,
+    ReleaseMessage,
+    ReleaseProgress,
+    ReleaseReceipt,
+    RosterChunk,
+    SignedRosterVersion,
+    WithdrawMetersRequest,
+)
+from gridveil_services.keyholder.intake import required_digest
+from gridveil_services.keyholder.keyholder import KeyHolder
+from gridveil_services.rpc import Binding, Call, Role
+
+MOST_METERS = 4096
+"""In one enrolment or withdrawal."""
+ADDED_A_CHUNK = 12_500
+"""Roster entries of 80 bytes, so that a chunk stays below 1 MiB."""
+REMOVED_A_CHUNK = 62_500
+"""Meter ids of 16 bytes, for the same bound."""
+
+T = TypeVar("T")
+
+
+class KeyHolderService:
+    """``gridveil.v1.KeyHolder``."""
+
+    def __init__(self, keyholder: KeyHolder) -> None:
+        self._keyholder = keyholder
+
+    def get_city_parameters(
+        self, request: GetCityParametersRequest, call: Call
+    ) -> SignedCityParameters:
+        """Of windows that are not over for good, up to the end of the next epoch."""
+        keyholder, rules = self._keyholder, self._keyholder.policy.rules
+        now = keyholder.clock.now()
+        window = request.window_start or rules.start_at(now)
+        rules.check_aligned(window)
+        keyholder.ring.ensure(now)
+        signed = keyholder.ring.for_window(window) if rules.expires(window) > now else None
+        if signed is None:
+            raise WrongState(Reason.KEY_EPOCH, "no epoch serves this window")
+        return signed.to_message()
+
+    def get_release_progress(
+        self, request: GetReleaseProgressRequest, call: Call
+    ) -> ReleaseProgress:
+        """What a resumed stream need not send again."""
+        digest = required_digest(request.release_digest, "release_digest")
+        held = self._keyholder.releases.progress(request.window_start, digest)
+        if held is None:
+            return ReleaseProgress(complete=True)
+        return ReleaseProgress(entry_bytes=held)
+
+    def release(self, requests: Iterator[ReleaseMessage], call: Call) -> ReleaseReceipt:
+        """Settles a window; never says what its total is."""
+        settled = self._keyholder.releases.release(requests)
+        return ReleaseReceipt(release_digest=settled.digest, replayed=settled.replayed)
+
+
+class RosterService:
+    """``gridveil.v1.Roster``."""
+
+    def __init__(self, keyholder: KeyHolder) -> None:
+        self._city_id = keyholder.policy.city_id
+        self._rules = keyholder.policy.rules
+        self._roster = keyholder.roster
+
+    def enrol_meters(self, request: EnrolMetersRequest, call: Call) -> SignedRosterVersion:
+        """All of them or none."""
+        _check_batch(request.enrolments, "enrolments")
+        return self._signed(
+            self._roster.enrol([open_enrolment(e, self._city_id) for e in request.enrolments])
+        )
+
+    def withdraw_meters(self, request: WithdrawMetersRequest, call: Call) -> SignedRosterVersion:
+        """All of them or none."""
+        _check_batch(request.meter_ids, "meter_ids")
+        return self._signed(
+            self._roster.withdraw([fixed(m, ID_BYTES, "meter_ids") for m in request.meter_ids])
+        )
+
+    def get_roster(self, request: GetRosterRequest, call: Call) -> Iterator[RosterChunk]:
+        """The signed head, then what changes, in chunks."""
+        self._rules.check_aligned(request.window_start)
+        version = self._roster.in_force(request.window_start)
+        if version is None:
+            raise NotFound(Reason.NOT_FOUND, "no roster is in force for this window")
+        change = self._roster.change(request.known_version, version)
+        head: SignedRosterVersion | None = self._signed(version)
+        for members in _pieces(change.added, ADDED_A_CHUNK):
+            added = b"".join(member.encode() for member in members)
+            yield RosterChunk(head=head, added=added)
+            head = None
+        for ids in _pieces(change.removed, REMOVED_A_CHUNK):
+            yield RosterChunk(head=head, removed=b"".join(ids))
+            head = None
+        if head is not None:
+            yield RosterChunk(head=head)
+
+    def _signed(self, version: RosterVersion) -> SignedRosterVersion:
+        return SignedRosterVersion(
+            roster_version=version.encode(), signature=self._roster.sign(version)
+        )
+
+
+def bindings(keyholder: KeyHolder) -> list[Binding]:
+    """Both services and the roles that may call each of their methods."""
+    services = keyholder_pb2.DESCRIPTOR.services_by_name
+    return [
+        Binding(
+            descriptor=services["KeyHolder"],
+            service=KeyHolderService(keyholder),
+            roles={
+                "GetCityParameters": {Role.AGGREGATOR, Role.REGISTRAR},
+                "GetReleaseProgress": {Role.AGGREGATOR},
+                "Release": {Role.AGGREGATOR},
+            },
+        ),
+        Binding(
+            descriptor=services["Roster"],
+            service=RosterService(keyholder),
+            roles={
+                "EnrolMeters": {Role.REGISTRAR},
+                "WithdrawMeters": {Role.REGISTRAR},
+                "GetRoster": {Role.AGGREGATOR, Role.REGISTRAR},
+            },
+        ),
+    ]
+
+
+def _check_batch(items: Sequence[bytes], field: str) -> None:
+    if not items:
+        raise MalformedInput(Reason.BATCH_EMPTY, f"{field} is empty", field=field)
+    if len(items) > MOST_METERS:
+        raise MalformedInput(
+            Reason.BATCH_TOO_LARGE, f"{field} holds more than {MOST_METERS}", field=field
+        )
+
+
+def _pieces(items: list[T], size: int) -> Iterator[list[T]]:
+    for at in range(0, len(items), size):
+        yield items[at : at + size]
