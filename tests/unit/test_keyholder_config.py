@@ -1,0 +1,113 @@
+"""A configuration is right in every key, or the key-holder does not start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gridveil.protocol.city import EntryAudience
+from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil_services.keyholder.config import KeyHolderConfig
+
+TEXT = """\
+city_id = "000102030405060708090a0b0c0d0e0f"
+listen = "127.0.0.1:7440"
+state = "state"
+published = "published"
+key_encrypting_key_file = "kek"
+
+[tls]
+ca = "tls/ca.pem"
+certificate = "tls/cert.pem"
+key = "tls/key.pem"
+
+[policy]
+parameter_set = "ckks-2048"
+window_length = 900
+grace = 300
+early_leeway = 60
+min_cohort = 1000
+colluding = 0
+min_coverage = 0.8
+batch_limit = 128
+entry_audience = "auditors"
+development = false
+epoch_length = 86400
+
+[[policy.registers]]
+name = "import_wh"
+unit = "Wh"
+bound = 200000
+"""
+
+
+def load(folder: Path, text: str) -> KeyHolderConfig:
+    path = folder / "keyholder.toml"
+    path.write_text(text)
+    return KeyHolderConfig.load(path)
+
+
+def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
+    config = load(tmp_path, TEXT)
+    assert config.city_id == bytes(range(16))
+    assert config.state == tmp_path / "state"
+    assert config.tls.key == tmp_path / "tls" / "key.pem"
+    assert config.policy.min_coverage_ppm == 800_000
+    assert config.policy.entry_audience is EntryAudience.AUDITORS
+
+
+@pytest.mark.parametrize(
+    ("share", "ppm"), [("0.8", 800_000), ("0.29e0", None), ("0.5000001", 500_001), ("1", 1_000_000)]
+)
+def test_coverage_is_never_rounded_down(tmp_path: Path, share: str, ppm: int | None) -> None:
+    text = TEXT.replace("min_coverage = 0.8", f"min_coverage = {share}")
+    if ppm is None:
+        with pytest.raises(MalformedInput):
+            load(tmp_path, text)
+    else:
+        assert load(tmp_path, text).policy.min_coverage_ppm == ppm
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("min_cohort = 1000", "min_cohort = 99", "min_cohort"),
+        ("min_cohort = 1000", "min_cohort = 0", "min_cohort"),
+        ("colluding = 0", "colluding = 901", "min_cohort"),
+        ("colluding = 0", "colluding = -1", "colluding"),
+        ("min_coverage = 0.8", "min_coverage = 0.4", "min_coverage"),
+        ("min_coverage = 0.8", "min_coverage = 1.1", "min_coverage"),
+        ("min_coverage = 0.8", "min_coverage = nan", "min_coverage"),
+        ("min_coverage = 0.8", "min_coverage = inf", "min_coverage"),
+        ("window_length = 900", "window_length = 0", "window_length"),
+        ("grace = 300", "grace = 0", "grace"),
+        ("batch_limit = 128", "batch_limit = 100000", "batch_limit"),
+        ("epoch_length = 86400", "epoch_length = 86401", "epoch_length"),
+        ("epoch_length = 86400", "epoch_length = 0", "epoch_length"),
+        ("epoch_length = 86400", "epoch_length = 900000000", "epoch_length"),
+        ('"auditors"', '"everybody"', "entry_audience"),
+        ('"ckks-2048"', '"ckks-1024"', "parameter set"),
+        ("bound = 200000", "bound = 4294967296", "bound"),
+        ('unit = "Wh"', 'unit = "W h"', "unit"),
+        ('city_id = "00', 'city_id = "', "city_id"),
+        ("min_cohort = 1000\n", "", "min_cohort"),
+        ("colluding = 0\n", "", "colluding"),
+        ("min_cohort = 1000", "min_cohort = 1000\nmin_kohort = 5", "min_kohort"),
+        ("min_cohort = 1000", 'min_cohort = "1000"', "min_cohort"),
+        ('listen = "127.0.0.1:7440"\n', "", "listen"),
+        ("[tls]", "[tls", "keyholder.toml"),
+    ],
+)
+def test_a_wrong_key_is_named(tmp_path: Path, old: str, new: str, named: str) -> None:
+    assert old in TEXT
+    with pytest.raises(MalformedInput) as refusal:
+        load(tmp_path, TEXT.replace(old, new))
+    assert refusal.value.reason is Reason.CONFIG_INVALID
+    assert named in refusal.value.message
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MalformedInput) as refusal:
+        KeyHolderConfig.load(tmp_path / "keyholder.toml")
+    assert refusal.value.reason is Reason.CONFIG_INVALID
