@@ -14,6 +14,7 @@ from gridveil.outbox import Entry, Outbox, State
 from gridveil.outcomes import OUTCOMES, Ending
 from gridveil.pacing import MOST_ATTEMPTS
 from gridveil.profile import Profile, Tls
+from gridveil.protocol.city import CityParameters
 from gridveil.protocol.errors import (
     GridveilError,
     NotAuthentic,
@@ -24,7 +25,7 @@ from gridveil.protocol.errors import (
 from gridveil.protocol.report import parse_report
 from gridveil.protocol.v1 import aggregator_pb2, report_pb2
 from gridveil.reporting import ReportBuilder, signed_reading
-from gridveil.submission import Call, Steps, Submitter, judge
+from gridveil.submission import Call, Prepared, Steps, Submitter, encode_report, judge
 from gridveil.submission_calls import run_steps
 from tests.support.epochs import CityKeys, city_keys
 from tests.support.reports import CITY_ID, WINDOW, city_policy
@@ -78,6 +79,25 @@ def submitter(city: CityKeys, outbox: Outbox, clock: ManualClock, **options: Any
 
 def record(subject: Submitter, wh: int = 412, window: int = WINDOW) -> Steps[None]:
     return subject.record(METER.meter_id, window, signed_reading(wh))
+
+
+def keep_reports(
+    subject: Submitter, parameters: CityParameters, meters: list[MeterKeys]
+) -> None:
+    values = signed_reading(5)
+    subject.keep(
+        parameters.policy,
+        parameters.digest,
+        WINDOW,
+        [
+            Prepared(
+                meter.meter_id,
+                values,
+                encode_report(ReportBuilder(parameters, meter).build(WINDOW, values)),
+            )
+            for meter in meters
+        ],
+    )
 
 
 def receipt(report: report_pb2.Report) -> report_pb2.Receipt:
@@ -328,15 +348,7 @@ def test_a_gateway_sends_one_batch_and_reads_an_outcome_for_each(
     subject, server = submitter(city, outbox, clock, batches=True), Aggregator(city)
     parameters = run_steps(subject.parameters(WINDOW), server)
     meters = [MeterKeys.create() for _ in range(3)]
-    readings = [
-        (
-            m.meter_id,
-            signed_reading(n),
-            ReportBuilder(parameters, m).build(WINDOW, signed_reading(n)),
-        )
-        for n, m in enumerate(meters)
-    ]
-    subject.keep(parameters.policy, WINDOW, readings)
+    keep_reports(subject, parameters, meters)
     clock.move_to(outbox.next_due() or 0)
     steps = subject.submit_due()
     call = next(steps)
@@ -363,12 +375,7 @@ def test_outcomes_that_do_not_match_the_batch_settle_nothing(
     subject = submitter(city, outbox, clock, batches=True)
     parameters = run_steps(subject.parameters(WINDOW), Aggregator(city))
     meters = [MeterKeys.create() for _ in range(3)]
-    build = [ReportBuilder(parameters, m).build(WINDOW, signed_reading(1)) for m in meters]
-    subject.keep(
-        parameters.policy,
-        WINDOW,
-        [(m.meter_id, signed_reading(1), r) for m, r in zip(meters, build, strict=True)],
-    )
+    keep_reports(subject, parameters, meters)
     clock.move_to(outbox.next_due() or 0)
     steps = subject.submit_due()
     request = next(steps).request

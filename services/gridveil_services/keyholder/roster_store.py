@@ -273,17 +273,19 @@ class RosterStore:
             "SELECT * FROM meters ORDER BY place"
         ):
             self._members.add(Member(meter_id, signing, sealing), enrolled, withdrawn)
-        if self._versions:
-            self._check_newest(self._versions[-1])
-
-    def _check_newest(self, newest: RosterVersion) -> None:
-        places, _ = self._members.between(0, newest.version)
-        if (
-            newest.version != len(self._versions)
-            or newest.count != len(places)
-            or newest.digest != roster_digest(self._members.at(place) for place in places)
-        ):
+        if not self._is_whole():
             raise IntegrityLost(Reason.PARTIAL_CORRUPT, "the roster is not the one it was")
+
+    def _is_whole(self) -> bool:
+        if not self._versions:
+            return not len(self._members)
+        newest = self._versions[-1]
+        places, _ = self._members.between(0, newest.version)
+        return (
+            newest.version == len(self._versions)
+            and newest.count == len(places)
+            and newest.digest == roster_digest(self._members.at(place) for place in places)
+        )
 
 
 def check_member_keys(member: Member) -> None:

@@ -1,0 +1,148 @@
+"""What was settled stays settled: only lawful steps are recorded, and replay gives the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gridveil.clock import ManualClock
+from gridveil.protocol.errors import Conflict, IntegrityLost, Reason, Unavailable
+from gridveil.protocol.release import RegisterTotal, Total
+from gridveil.protocol.v1.log_pb2 import LogRecord, ReleaseIntent, WindowRefused
+from gridveil_services.keyholder.ledger import Ledger
+from gridveil_services.keyholder.policy import Status
+from gridveil_services.releaselog.writer import LogWriter
+
+ONE, OTHER = bytes([1] * 32), bytes([2] * 32)
+W = 900
+
+
+def total(window: int, digest: bytes) -> bytes:
+    return Total(
+        city_id=bytes(16),
+        epoch_id=bytes(16),
+        parameters_digest=bytes(32),
+        window_start=window,
+        window_length=900,
+        roster_version=1,
+        enrolled=100,
+        count=100,
+        lanes=1,
+        release_digest=digest,
+        opened_digest=bytes(32),
+        registers=(RegisterTotal("import_wh", "Wh", 5),),
+        blinding=bytes(32),
+    ).encode()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger(tmp_path / "log", ManualClock(1000))
+    yield opened
+    opened.close()
+
+
+def claim(ledger: Ledger, window: int = W, digest: bytes = ONE) -> None:
+    ledger.claim(window, digest, bytes(32), 1)
+
+
+def released(ledger: Ledger, digest: bytes = ONE) -> None:
+    ledger.released(W, total(W, digest), bytes(64))
+
+
+Step = Callable[[Ledger], None]
+STEPS: dict[str, Step] = {
+    "claim": claim,
+    "claim by another": lambda ledger: claim(ledger, digest=OTHER),
+    "release": released,
+    "release of another": lambda ledger: released(ledger, OTHER),
+    "refusal": lambda ledger: ledger.refused(W, ONE),
+    "refusal of another": lambda ledger: ledger.refused(W, OTHER),
+}
+LAWFUL = {
+    (): {"claim", "claim by another"},
+    ("claim",): {"release", "refusal"},
+    ("claim", "release"): set(),
+    ("claim", "refusal"): set(),
+}
+
+
+@pytest.mark.parametrize("before", LAWFUL)
+@pytest.mark.parametrize("step", STEPS)
+def test_only_lawful_steps_are_recorded(ledger: Ledger, before: tuple[str, ...], step: str) -> None:
+    for earlier in before:
+        STEPS[earlier](ledger)
+    state = ledger.state(W)
+    if step in LAWFUL[before]:
+        STEPS[step](ledger)
+        assert ledger.state(W) != state
+        return
+    with pytest.raises(Conflict):
+        STEPS[step](ledger)
+    assert ledger.state(W) == state
+    assert not ledger.failed
+
+
+def test_a_settled_window_never_expires(ledger: Ledger) -> None:
+    claim(ledger)
+    claim(ledger, 1800)
+    ledger.refused(1800, ONE)
+    ledger.expire([W, 1800, 2700])
+    found = {window: ledger.state(window).status for window in (W, 1800, 2700)}
+    assert found == {W: Status.PENDING, 1800: Status.REFUSED, 2700: Status.EXPIRED}
+
+
+def test_an_expired_window_cannot_be_claimed(ledger: Ledger) -> None:
+    ledger.expire([W])
+    with pytest.raises(Conflict) as refusal:
+        claim(ledger)
+    assert refusal.value.reason is Reason.WINDOW_PINNED
+
+
+def test_a_restart_knows_every_state(tmp_path: Path) -> None:
+    first = Ledger(tmp_path / "log", ManualClock(1000))
+    claim(first)
+    released(first)
+    claim(first, 1800, OTHER)
+    claim(first, 2700)
+    first.refused(2700, ONE)
+    first.expire([3600])
+    states = [first.state(window) for window in range(900, 5400, 900)]
+    first.close()
+    second = Ledger(tmp_path / "log", ManualClock(1000))
+    assert [second.state(window) for window in range(900, 5400, 900)] == states
+    assert second.pending() == {1800: OTHER}
+    second.close()
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [LogRecord(refused=WindowRefused(window_start=W, release_digest=ONE))],
+        [LogRecord(intent=ReleaseIntent(window_start=W, release_digest=ONE))] * 2,
+        [LogRecord(intent=ReleaseIntent(window_start=W, release_digest=b"short"))],
+    ],
+    ids=["refusal without claim", "two claims", "claim by no digest"],
+)
+def test_a_log_that_contradicts_itself_is_refused(tmp_path: Path, records: list[LogRecord]) -> None:
+    writer = LogWriter(tmp_path / "log")
+    writer.append(*records)
+    writer.close()
+    with pytest.raises(IntegrityLost) as refusal:
+        Ledger(tmp_path / "log", ManualClock(1000))
+    assert refusal.value.reason is Reason.LOG_CORRUPT
+
+
+def test_what_could_not_be_written_did_not_happen(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "log", ManualClock(1000))
+    (tmp_path / "log").rename(tmp_path / "aside")
+    with pytest.raises(Unavailable):
+        claim(ledger)
+    assert ledger.state(W).status is Status.OPEN
+    (tmp_path / "aside").rename(tmp_path / "log")
+    with pytest.raises(Unavailable):
+        claim(ledger, 1800)
+    assert ledger.failed
+    ledger.close()
