@@ -111,11 +111,7 @@ class _MeterBase:
         Args:
             window_start: only this window's.
         """
-        return [
-            _status(entry)
-            for entry in self._outbox.entries()
-            if window_start in (None, entry.window_start)
-        ]
+        return [_status(entry) for entry in self._outbox.entries(window_start)]
 
     def next_due(self) -> float | None:
         """When the next report is to be sent, metering time; None if none waits."""

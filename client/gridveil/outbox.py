@@ -128,6 +128,8 @@ class Verdict:
     reason: Reason | None = None
     due_at: float = 0.0
     answered: bool = True
+    duplicate: bool = False
+    """Whether an earlier attempt had brought the report already."""
 
 
 class Outbox:
@@ -210,14 +212,15 @@ class Outbox:
         found = self._entries("WHERE window = ? AND meter = ?", (window_start, meter_id))
         return found[0] if found else None
 
-    def entries(self) -> list[Entry]:
-        """All entries by window and meter, ended ones included, without reports."""
-        return self._entries("ORDER BY window, meter", ())
+    def entries(self, window_start: int | None = None) -> list[Entry]:
+        """Entries by window and meter, ended ones included, without reports.
 
-    def meters_of(self, window_start: int) -> set[bytes]:
-        """The meters that have an entry for a window."""
-        rows = self._read("SELECT meter FROM entries WHERE window = ?", (window_start,))
-        return {row[0] for row in rows}
+        Args:
+            window_start: only this window's.
+        """
+        return self._entries(
+            "WHERE ?1 IS NULL OR window = ?1 ORDER BY window, meter", (window_start,)
+        )
 
     def due(self, now: float, most: int) -> list[Entry]:
         """Waiting entries whose time has come, of one window and epoch, with their reports.

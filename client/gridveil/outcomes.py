@@ -19,7 +19,7 @@ KEYHOLDER_UNAVAILABLE, UNREACHABLE, DEADLINE_EXCEEDED, INTERNAL
 BAD_IDENTITY, CERT_EXPIRED, ROLE_NOT_ALLOWED, KEY_NOT_PINNED            RETRY: an operator heals it
 BATCH_EMPTY, BATCH_TOO_LARGE, BATCH_MIXED, MESSAGE_TOO_LARGE,           RETRY: about the call, not
 STREAM_PROTOCOL, METADATA_DUPLICATE                                     about the report
-WINDOW_CLOSED, WINDOW_RELEASED, WINDOW_EXPIRED                          GIVE_UP: too late
+WINDOW_CLOSED, WINDOW_RELEASED, WINDOW_EXPIRED, WINDOW_POISONED         GIVE_UP: too late
 WINDOW_POISONED                                                         GIVE_UP: the aggregator
                                                                         lost part of the window
 EQUIVOCATION                                                            GIVE_UP: another report of
@@ -75,6 +75,7 @@ _GIVE_UP = (
     Reason.WINDOW_CLOSED,
     Reason.WINDOW_RELEASED,
     Reason.WINDOW_EXPIRED,
+    Reason.WINDOW_POISONED,
     Reason.WINDOW_POISONED,
     Reason.EQUIVOCATION,
     Reason.SIGNATURE_MISSING,

@@ -46,6 +46,15 @@ KEPT_S = 3600
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A checked reading, and its report unless that cannot be made yet."""
+
+    meter_id: bytes
+    values: Mapping[str, int]
+    report: bytes | None
+
+
+@dataclass(frozen=True)
 class Call:
     """One unary call to the aggregator."""
 
@@ -70,7 +79,7 @@ def judge(entry: Entry, answer: Answer, now: float, closes: float, draw: Draw) -
     """
     window, meter = entry.key
     if isinstance(answer, report_pb2.Receipt):
-        return Verdict(window, meter, State.SETTLED)
+        return Verdict(window, meter, State.SETTLED, duplicate=answer.duplicate)
     reason = answer.reason
     if OUTCOMES[reason] is Ending.GIVE_UP:
         return Verdict(window, meter, State.GAVE_UP, reason)
@@ -117,6 +126,10 @@ class Submitter:
         known = self._serving(window_start)
         return known if known else (yield from self._fetch(window_start))
 
+    def current_parameters(self) -> Steps[CityParameters]:
+        """The parameters in force now, fetched and verified. Errors as for ``parameters``."""
+        return (yield from self._request(0))
+
     def record(self, meter_id: bytes, window_start: int, values: Mapping[str, int]) -> Steps[None]:
         """Check, build and persist one reading; nothing is persisted if this raises.
 
@@ -135,21 +148,33 @@ class Submitter:
         policy.rules.check_open(window_start, self._clock.now())
         # A repeated recording needs no second report; the outbox compares the values.
         known = self._outbox.find(window_start, meter_id) is not None
-        report = None
+        digest = report = None
         if parameters is not None and not known:
-            report = self._build(parameters, meter_id, window_start, values)
-        self.keep(policy, window_start, [(meter_id, values, report)])
+            digest = parameters.digest
+            report = encode_report(self._build(parameters, meter_id, window_start, values))
+        self.keep(policy, digest, window_start, [Prepared(meter_id, values, report)])
 
     def keep(
         self,
         policy: CityPolicy,
+        parameters_digest: bytes | None,
         window_start: int,
-        readings: Sequence[tuple[bytes, Mapping[str, int], Report | None]],
+        prepared: Sequence[Prepared],
     ) -> int:
-        """Persist reports of one window, to be sent together; how many are new."""
+        """Persist reports of one window and epoch, to be sent together; how many are new."""
         due_at = first_attempt(policy.rules, window_start, self._clock.now(), self._draw)
         return self._outbox.record(
-            [_new_entry(window_start, *reading, due_at) for reading in readings]
+            [
+                NewEntry(
+                    window_start=window_start,
+                    meter_id=one.meter_id,
+                    values=one.values,
+                    due_at=due_at,
+                    parameters_digest=parameters_digest,
+                    report=one.report,
+                )
+                for one in prepared
+            ]
         )
 
     def submit_due(self, most_calls: int | None = None) -> Steps[list[Verdict]]:
@@ -248,7 +273,7 @@ class Submitter:
             return
         # A report that was never sent may go at once.
         due_at = verdict.due_at if entry.report is not None else self._clock.now()
-        self._outbox.replace_report(entry, parameters.digest, _encoded(report), due_at)
+        self._outbox.replace_report(entry, parameters.digest, encode_report(report), due_at)
 
     def _fetch_if_reachable(self, window_start: int) -> Steps[CityParameters | None]:
         try:
@@ -259,11 +284,16 @@ class Submitter:
             return None
 
     def _fetch(self, window_start: int) -> Steps[CityParameters]:
+        parameters = yield from self._request(window_start)
+        if not parameters.epoch.serves(window_start):
+            raise WrongState(Reason.KEY_EPOCH, "the parameters do not serve the window")
+        return parameters
+
+    def _request(self, window_start: int) -> Steps[CityParameters]:
+        """Verified parameters; 0 asks for those in force now."""
         request = aggregator_pb2.GetCityParametersRequest(window_start=window_start)
         reply: aggregator_pb2.SignedCityParameters = yield Call("GetCityParameters", request)
         parameters = self._verified(reply.parameters, reply.signature)
-        if not parameters.epoch.serves(window_start):
-            raise WrongState(Reason.KEY_EPOCH, "the parameters do not serve the window")
         self._outbox.keep_parameters(reply.parameters, reply.signature, parameters.epoch.end_window)
         self._known = [parameters, *(p for p in self._known if p.digest != parameters.digest)]
         return parameters
@@ -305,24 +335,8 @@ class Submitter:
         self._purged_at = now
 
 
-def _new_entry(
-    window_start: int,
-    meter_id: bytes,
-    values: Mapping[str, int],
-    report: Report | None,
-    due_at: float,
-) -> NewEntry:
-    return NewEntry(
-        window_start=window_start,
-        meter_id=meter_id,
-        values=values,
-        due_at=due_at,
-        parameters_digest=report.claim.parameters_digest if report else None,
-        report=_encoded(report) if report else None,
-    )
-
-
-def _encoded(report: Report) -> bytes:
+def encode_report(report: Report) -> bytes:
+    """A report as it is stored and sent."""
     return report.to_message().SerializeToString(deterministic=True)
 
 
