@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Never, cast
 
@@ -52,12 +52,12 @@ class Patience:
 
     call_s: float = 60.0
     """For a unary call altogether, whatever deadline its caller set."""
-    body_s: float = 10.0
+    body_s: float = 30.0
     """To send the message of a unary call."""
     idle_s: float = 60.0
     """Between two messages of a request stream."""
-    take_s: float = 10.0
-    """To take an answer."""
+    take_s: float = 30.0
+    """To take an answer, or the next of a stream."""
 
 
 @dataclass
@@ -79,9 +79,9 @@ class _Behaviour:
         self._runtime = runtime
 
     def _begin(self, context: grpc.ServicerContext) -> tuple[Call, _Place]:
-        patience = self._runtime.patience
-        call = Call(context, self._method, None if self._method.streaming else patience.call_s)
-        place = _Place(self._pool, self._runtime.supervisor, call)
+        cap_s = None if self._method.streaming else self._runtime.patience.call_s
+        call = Call(context, self._method, self._pool, cap_s)
+        place = _Place(call, self._runtime.supervisor)
         if not context.add_callback(place.over_on_the_wire):
             place.over_on_the_wire()
         if self._pool in self._runtime.draining and self._method.server_streaming:
@@ -89,24 +89,29 @@ class _Behaviour:
         return call, place
 
     def _check(self, call: Call, context: grpc.ServicerContext) -> None:
+        if not context.is_active():
+            raise _gone()
         certificate = peer_certificate(_auth_context(context), self._runtime.city_id)
         certificate.check_valid(time.time())
         call.certificate = certificate
         if certificate.identity.role not in self._method.roles:
             raise NotAllowed(Reason.ROLE_NOT_ALLOWED, "this role may not call this method")
         _check_metadata(context)
-        remaining = call.time_remaining()
-        if remaining is not None and remaining < MIN_TIME_S:
-            raise Unavailable(Reason.DEADLINE_EXCEEDED, "too little time is left for this call")
+        _check_time(call)
 
-    def _argument(self, requests: RawRequests, call: Call) -> Message | Iterator[Message]:
+    def _receive(self, requests: RawRequests, call: Call) -> bytes | Iterator[Message]:
         if self._method.client_streaming:
             return self._messages(requests, call)
         with call.waiting_for_caller(self._runtime.patience.body_s):
             data = _next(requests)
         if data is None:
             raise MalformedInput(Reason.STREAM_PROTOCOL, "exactly one message is required")
-        return self._method.parser.parse(data)
+        return data
+
+    def _handle(self, received: bytes | Iterator[Message], call: Call) -> Any:
+        if isinstance(received, bytes):
+            return self._method.handler(self._method.parser.parse(received), call)
+        return self._method.handler(received, call)
 
     def _messages(self, requests: RawRequests, call: Call) -> Iterator[Message]:
         while not call.drained:
@@ -130,8 +135,10 @@ class SingleAnswer(_Behaviour):
         call, place = self._begin(context)
         try:
             self._check(call, context)
-            answer = self._method.handler(self._argument(requests, call), call)
-            return self._encode(answer)
+            received = self._receive(requests, call)
+            with self._pool.turn(call.time_remaining()):
+                _check_time(call)
+                return self._encode(self._handle(received, call))
         except BaseException as error:
             abort(context, _refusal(error, call))
         finally:
@@ -158,7 +165,7 @@ class AnswerStream(_Behaviour):
             place.done()
 
     def _answers(self, requests: RawRequests, call: Call) -> Iterator[bytes]:
-        answers = self._method.handler(self._argument(requests, call), call)
+        answers = self._handle(self._receive(requests, call), call)
         with closing(_generator(answers)) as encoded:
             for answer in encoded:
                 data = self._encode(answer)
@@ -170,10 +177,9 @@ class AnswerStream(_Behaviour):
 class _Place:
     """A call's place in its pool: given back when its worker and the wire are done with it."""
 
-    def __init__(self, pool: WorkerPool, supervisor: Supervisor, call: Call) -> None:
-        self._pool = pool
-        self._supervisor = supervisor
+    def __init__(self, call: Call, supervisor: Supervisor) -> None:
         self._call = call
+        self._supervisor = supervisor
         self._holders = 2
         self._lock = threading.Lock()
         supervisor.add(call)
@@ -188,7 +194,7 @@ class _Place:
             if self._holders:
                 return
         self._supervisor.remove(self._call)
-        self._pool.leave()
+        self._call.pool.leave()
 
 
 def abort(context: grpc.ServicerContext, error: GridveilError) -> Never:
@@ -203,10 +209,12 @@ def draining() -> GridveilError:
 
 def _refusal(error: BaseException, call: Call) -> GridveilError:
     if isinstance(error, GridveilError) and not isinstance(error, InternalFault):
-        _note(error, call)
+        with suppress(Exception):
+            _note(error, call)
         return error
     fault_id = uuid.uuid4().hex
-    _log.error("call failed", fault_id=fault_id, method=call.method.path, exc_info=error)
+    with suppress(Exception):  # a log that cannot be written must not change the answer
+        _log.error("call failed", fault_id=fault_id, method=call.method.path, exc_info=error)
     return InternalFault(Reason.INTERNAL, "a defect of the service", fault_id=fault_id)
 
 
@@ -215,6 +223,12 @@ def _note(error: GridveilError, call: Call) -> None:
         _log.error("integrity lost", method=call.method.path, reason=error.reason)
     elif isinstance(error, NotAuthentic | NotAllowed):
         _log.info("call refused", method=call.method.path, reason=error.reason, peer=call.peer)
+
+
+def _check_time(call: Call) -> None:
+    remaining = call.time_remaining()
+    if remaining is not None and remaining < MIN_TIME_S:
+        raise Unavailable(Reason.DEADLINE_EXCEEDED, "too little time is left for this call")
 
 
 def _check_metadata(context: grpc.ServicerContext) -> None:
@@ -232,7 +246,11 @@ def _next(requests: RawRequests) -> bytes | None:
     try:
         return next(requests, None)
     except grpc.RpcError:
-        raise Unavailable(Reason.UNREACHABLE, "the caller is gone") from None
+        raise _gone() from None
+
+
+def _gone() -> GridveilError:
+    return Unavailable(Reason.UNREACHABLE, "the caller is gone")
 
 
 def _generator(answers: Any) -> Generator[Any]:

@@ -10,6 +10,7 @@ from math import inf
 
 import grpc
 
+from gridveil_services.rpc.admission import WorkerPool
 from gridveil_services.rpc.binding import Method
 from gridveil_services.rpc.roles import Identity, PeerCertificate
 
@@ -20,8 +21,15 @@ _NO_DEADLINE = 10 * 365 * 86_400.0
 class Call:
     """What a handler may know of its call. Times are real seconds."""
 
-    def __init__(self, context: grpc.ServicerContext, method: Method, cap_s: float | None) -> None:
+    def __init__(
+        self,
+        context: grpc.ServicerContext,
+        method: Method,
+        pool: WorkerPool,
+        cap_s: float | None = None,
+    ) -> None:
         self.method = method
+        self.pool = pool
         self._context = context
         self._certificate: PeerCertificate | None = None
         self._limit = _limit(context, cap_s)

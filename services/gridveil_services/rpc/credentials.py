@@ -1,10 +1,16 @@
-"""The TLS identity of a server, checked before it listens."""
+"""The TLS identity of a server: checked before it listens, renewed without a restart."""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 import grpc
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
@@ -12,24 +18,82 @@ from gridveil.profile import Tls
 from gridveil.protocol.errors import MalformedInput, NotAuthentic, Reason
 from gridveil_services.rpc.roles import Role, parse_certificate
 
+_Fetcher = Callable[[], grpc.ServerCertificateConfiguration]
+_log = structlog.get_logger()
+
 
 def server_credentials(tls: Tls, role: Role, city_id: bytes) -> grpc.ServerCredentials:
-    """Mutual TLS from PEM files; CONFIG_INVALID names what is wrong with them."""
-    ca, certificate, key = (_read(tls, part) for part in ("ca", "certificate", "key"))
-    _check(certificate, key, role, city_id)
-    return grpc.ssl_server_credentials(
-        [(key, certificate)], root_certificates=ca, require_client_auth=True
+    """Mutual TLS from PEM files; CONFIG_INVALID names what is wrong with them.
+
+    Files that are replaced later serve the connections made from then on; files that are then
+    wrong are logged, and those before them stay in use.
+    """
+    source = _Source(tls, role, city_id)
+    return grpc.dynamic_ssl_server_credentials(
+        source.first, cast(_Fetcher, source.renewed), require_client_authentication=True
     )
 
 
-def _read(tls: Tls, part: str) -> bytes:
+@dataclass
+class _Source:
+    tls: Tls
+    role: Role
+    city_id: bytes
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._state = self._states()
+        self.first = self._read()
+
+    def renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """For each handshake: None as long as nothing has changed."""
+        with self._lock:
+            state = self._states()
+            if state == self._state:
+                return None
+            self._state = state
+            try:
+                return self._read()
+            except MalformedInput as error:
+                _log.error("the renewed certificate is not used", cause=error.message)
+                return None
+
+    def _read(self) -> grpc.ServerCertificateConfiguration:
+        ca = _bytes(self.tls.ca, "tls.ca")
+        certificate = _bytes(self.tls.certificate, "tls.certificate")
+        key = _bytes(self.tls.key, "tls.key")
+        _check_authority(ca)
+        _check_certificate(certificate, self.role, self.city_id)
+        _check_key(key, certificate)
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], ca)
+
+    def _states(self) -> list[tuple[int, int]]:
+        return [_state(path) for path in (self.tls.ca, self.tls.certificate, self.tls.key)]
+
+
+def _state(path: Path) -> tuple[int, int]:
     try:
-        return bytes(getattr(tls, part).read_bytes())
+        found = path.stat()
     except OSError:
-        raise _invalid(f"tls.{part} cannot be read") from None
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
 
 
-def _check(certificate: bytes, key: bytes, role: Role, city_id: bytes) -> None:
+def _bytes(path: Path, name: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise _invalid(f"{name} cannot be read") from None
+
+
+def _check_authority(ca: bytes) -> None:
+    try:
+        x509.load_pem_x509_certificates(ca)
+    except ValueError:
+        raise _invalid("tls.ca is no certificate") from None
+
+
+def _check_certificate(certificate: bytes, role: Role, city_id: bytes) -> None:
     try:
         own = parse_certificate(certificate, city_id)
         own.check_valid(time.time())
@@ -37,6 +101,9 @@ def _check(certificate: bytes, key: bytes, role: Role, city_id: bytes) -> None:
         raise _invalid(f"tls.certificate: {error.message}") from None
     if own.identity.role is not role:
         raise _invalid(f"tls.certificate is not one of a {role}")
+
+
+def _check_key(key: bytes, certificate: bytes) -> None:
     try:
         private = serialization.load_pem_private_key(key, None)
     except (ValueError, TypeError):

@@ -34,6 +34,8 @@ class Dispatcher(grpc.GenericRpcHandler):
 
     def add(self, method: Method, pool: WorkerPool) -> None:
         """Answer an rpc in the threads of a pool."""
+        if method.path in self._routes:
+            raise ValueError(f"{method.path} is bound twice")
         if method.server_streaming:
             handler: Handler = grpc.stream_stream_rpc_method_handler(
                 AnswerStream(method, pool, self._runtime)

@@ -144,10 +144,11 @@ def _bounded(metadata: dict[str, str]) -> dict[str, str]:
     kept: dict[str, str] = {}
     left = METADATA_BYTES
     for key, value in metadata.items():
-        left -= len(key.encode()) + len(str(value).encode())
+        text = _cut(str(value), METADATA_BYTES)
+        left -= len(key.encode()) + len(text.encode())
         if left < 0:
             break
-        kept[key] = str(value)
+        kept[key] = text
     return kept
 
 

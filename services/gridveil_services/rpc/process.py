@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -21,7 +23,8 @@ def run_until_signal(
 ) -> None:
     """Start the server if it is not, print the serving line, wait for a signal, drain.
 
-    Call from the main thread. A second signal ends the process at once.
+    Call from the main thread. A second signal ends the process at once, and so does a handler
+    that does not end: what is stored survives that.
 
     Args:
         server: what to serve.
@@ -38,7 +41,9 @@ def run_until_signal(
     if on_drain is not None:
         on_drain()
     if not server.drain(grace_s):
-        _log.warning("calls were cut off")
+        _log.error("a handler did not end")
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _handle_signals(signalled: threading.Event) -> None:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 import grpc
+import structlog
 
 from gridveil.profile import Tls
 from gridveil.protocol.errors import MalformedInput, Reason
@@ -19,10 +20,15 @@ from gridveil_services.rpc.binding import Binding, Method
 from gridveil_services.rpc.credentials import server_credentials
 from gridveil_services.rpc.dispatch import Dispatcher
 from gridveil_services.rpc.health import Health, health_binding
+from gridveil_services.rpc.logging import configure_structlog
 from gridveil_services.rpc.roles import Role
 from gridveil_services.rpc.supervision import Supervisor
 
 HOUR_MS = 3_600_000
+GOODBYE_S = 0.5
+"""For connections to close."""
+CUT_OFF_S = 1.0
+"""For handlers to notice that their call was cut off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +43,9 @@ class ServerOptions:
     max_message_bytes: int
     """Longest request."""
     workers: int = 4
-    """Unary calls at a time."""
+    """Unary calls that are worked on at a time."""
     backlog: int = 8
-    """Unary calls that wait for a worker; more are refused as OVERLOADED."""
+    """Unary calls that send their message or wait for a worker; more are refused as OVERLOADED."""
     max_streams: int = 16
     """Streams at a time, each with a thread of its own; more are refused as OVERLOADED."""
     max_connections: int = 1024
@@ -53,13 +59,15 @@ class Server:
 
     def __init__(self, bindings: Iterable[Binding], options: ServerOptions) -> None:
         bindings = list(bindings)
+        if not structlog.is_configured():
+            configure_structlog(options.role)
         self.options = options
         self.address: str | None = None
         self._supervisor = Supervisor()
         self._runtime = Runtime(options.city_id, options.patience, self._supervisor)
         self._unary = WorkerPool("unary", options.workers, options.workers + options.backlog)
         self._streams = WorkerPool("stream", options.max_streams, options.max_streams)
-        self._health_pools = WorkerPool("health", 1, 16), WorkerPool("health-watch", 4, 4)
+        self._health_pools = WorkerPool("health", 2, 16), WorkerPool("health-watch", 4, 4)
         self._health = Health(binding.descriptor.full_name for binding in bindings)
         dispatcher = Dispatcher(self._runtime)
         for binding in bindings:
@@ -90,24 +98,30 @@ class Server:
         self._health.set_serving(ready and not self._runtime.draining)
 
     def drain(self, grace_s: float) -> bool:
-        """Refuse new calls, let those in progress end, then stop.
+        """Refuse new calls, let those in progress end, cut off what has not, then stop.
 
         Returns:
-            Whether all calls ended within the grace; what had not was cut off.
+            False if a handler is still running, although its call was cut off.
         """
         deadline = time.monotonic() + grace_s
-        self._runtime.draining = frozenset({self._unary, self._streams})
+        pools = self._unary, self._streams
+        self._runtime.draining = frozenset(pools)
         self._health.set_serving(False)
-        for call in self._supervisor.calls():
-            if call.method.server_streaming:
-                call.drain()
-        ended = [
+        self._end_streams(self._streams)
+        for pool in pools:
             pool.wait_until_empty(deadline - time.monotonic())
-            for pool in (self._unary, self._streams)
-        ]
-        self._grpc.stop(None).wait()
+        self._end_streams(*self._health_pools)
+        self._grpc.stop(GOODBYE_S).wait()
         self._supervisor.stop()
+        ended = [pool.wait_until_empty(CUT_OFF_S) for pool in pools]
+        for pool in (*pools, *self._health_pools):
+            pool.close()
         return all(ended)
+
+    def _end_streams(self, *pools: WorkerPool) -> None:
+        for call in self._supervisor.calls():
+            if call.method.server_streaming and call.pool in pools:
+                call.drain()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the server has stopped; False if it has not in time."""
