@@ -85,7 +85,7 @@ class CsvSource:
     ) -> _WideRows | _LongRows:
         if header == _LONG_HEADER:
             return _LongRows({start: at for at, start in enumerate(windows)}, bounds)
-        if len(header) < 2 or header[0] != "meter_id":
+        if len(header) < 2 or header[0] != "meter_id" or "timestamp" in header:
             raise self._bad(
                 1, 1, "the header is neither meter_id,timestamp,wh nor meter_id and intervals"
             )
