@@ -67,6 +67,7 @@ def make_window(start: int = START, **changes: object) -> Window:
     fields: dict[str, object] = {
         "start": start,
         "end": start + LENGTH,
+        "closes": start + LENGTH + 300,
         "parameters_digest": bytes(32),
         "roster_version": 1,
         "enrolled": 100,

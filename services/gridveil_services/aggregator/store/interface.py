@@ -56,6 +56,8 @@ class Window:
     start: int
     end: int
     """Start of the next window, Unix seconds."""
+    closes: int
+    """From when reports are refused, Unix seconds."""
     parameters_digest: bytes
     roster_version: int
     enrolled: int

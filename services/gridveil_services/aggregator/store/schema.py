@@ -4,6 +4,7 @@ SCHEMA = """
 CREATE TABLE windows (
     start INTEGER PRIMARY KEY,
     "end" INTEGER NOT NULL,
+    closes INTEGER NOT NULL,
     parameters_digest BLOB NOT NULL,
     roster_version INTEGER NOT NULL,
     enrolled INTEGER NOT NULL,

@@ -39,10 +39,10 @@ from gridveil_services.aggregator.store.records import (
 )
 
 _SELECT_WINDOWS = (
-    'SELECT start, "end", parameters_digest, roster_version, enrolled, lanes, lane_capacity,'
-    " parameter_set, slots, phase FROM windows"
+    'SELECT start, "end", closes, parameters_digest, roster_version, enrolled, lanes,'
+    " lane_capacity, parameter_set, slots, phase FROM windows"
 )
-_INSERT_WINDOW = "INSERT INTO windows VALUES (?,?,?,?,?,?,?,?,?,?)"
+_INSERT_WINDOW = "INSERT INTO windows VALUES (?,?,?,?,?,?,?,?,?,?,?)"
 _INSERT_JOURNAL = (
     "INSERT INTO journal (window, lane, accepted_at_ms, reports, checksum) VALUES (?,?,?,?,?)"
 )

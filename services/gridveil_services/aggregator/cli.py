@@ -1,0 +1,61 @@
+"""``gridveil aggregator``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gridveil.protocol.errors import GridveilError
+
+app = typer.Typer(
+    no_args_is_help=True, help="The aggregator: adds encrypted readings and cannot read them."
+)
+
+_REFUSES_TO_START = 2
+_STORE_FAILED = 3
+
+
+@app.callback()
+def aggregator() -> None:
+    """The aggregator: adds encrypted readings and cannot read them."""
+
+
+@app.command()
+def serve(
+    config: Annotated[Path, typer.Option(help="Path of aggregator.toml.", show_default=False)],
+    clock_origin: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METERING@REAL",
+            help="Two Unix times that fall together; development cities only.",
+        ),
+    ] = None,
+    clock_rate: Annotated[
+        float, typer.Option(help="Metering seconds per real second; development cities only.")
+    ] = 1.0,
+) -> None:
+    """Take reports, add them, and have the key-holder release each window, until SIGTERM.
+
+    Prints one JSON line with the address when it serves. Exits with code 2 if the configuration
+    is wrong, and with code 3 if the store is damaged, in use, or has failed: the next start checks
+    it. Every report that was acknowledged is durable.
+
+    Example: gridveil aggregator serve --config springfield/aggregator/aggregator.toml
+    """
+    from gridveil.clock import make_clock
+    from gridveil_services.aggregator import serve as process
+    from gridveil_services.aggregator.config import AggregatorConfig
+    from gridveil_services.aggregator.store.interface import StoreFailed
+    from gridveil_services.rpc.logging import configure_logging
+
+    configure_logging("aggregator")
+    try:
+        loaded = AggregatorConfig.load(config)
+        clock = make_clock(clock_origin, clock_rate, development=loaded.development)
+        process.serve(loaded, clock)
+    except GridveilError as error:
+        typer.echo(" ".join(str(error).split()), err=True)
+        code = _STORE_FAILED if isinstance(error, StoreFailed) else _REFUSES_TO_START
+        raise typer.Exit(code) from None

@@ -1,0 +1,286 @@
+"""From reports as they arrive to answers: the path that every report takes.
+
+Runs in the threads of the calls; libsodium and NumPy work beside the interpreter. What several
+calls found acceptable meets in the committer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from gridveil.clock import Clock
+from gridveil.protocol.ciphertext import Residues, add, parse_ciphertext
+from gridveil.protocol.city import CityParameters
+from gridveil.protocol.errors import Conflict, GridveilError, MalformedInput, Reason
+from gridveil.protocol.layout import sha256
+from gridveil.protocol.release import Entry
+from gridveil.protocol.report import Report, parse_report
+from gridveil.protocol.v1 import report_pb2
+from gridveil.protocol.windows import lane_of
+from gridveil_services.aggregator import rules
+from gridveil_services.aggregator.city import City
+from gridveil_services.aggregator.committer import Committer
+from gridveil_services.aggregator.store.interface import (
+    Committed,
+    Known,
+    LaneBatch,
+    LaneFull,
+    NotOpen,
+    Outcome,
+    Store,
+    StoredReport,
+    Window,
+)
+
+
+class Accepted(NamedTuple):
+    """A report is durable."""
+
+    digest: bytes
+    accepted_at_ms: int
+    duplicate: bool
+    """It was before."""
+
+
+class _Authentic(NamedTuple):
+    """A report whose meter is proven, and its place in the call."""
+
+    place: int
+    stored: StoredReport
+    ciphertext: bytes
+
+
+Answer = Accepted | GridveilError
+Answers = dict[int, Answer]
+
+
+class Ingest:
+    """Decides on reports, and has the acceptable ones added and stored."""
+
+    def __init__(
+        self,
+        city: City,
+        store: Store,
+        committer: Committer,
+        clock: Clock,
+        on_gap: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``on_gap`` is called when a report shows that parameters or a roster may be missing."""
+        self._city = city
+        self._store = store
+        self._committer = committer
+        self._clock = clock
+        self._on_gap = on_gap
+
+    def submit(
+        self, messages: Sequence[report_pb2.Report], *, one_window: bool = False
+    ) -> list[Answer]:
+        """The answers to reports, in order; given after they are durable.
+
+        Args:
+            messages: reports of any windows and epochs.
+            one_window: refuse them all unless they are of one window and one epoch.
+
+        Raises:
+            MalformedInput: BATCH_MIXED.
+            Exhausted: OVERLOADED, before any work.
+            Unavailable: STORE_FULL or STORE_UNAVAILABLE; some of the reports may be stored.
+        """
+        answers: Answers = {}
+        with self._committer.place(len(messages)):
+            scopes = _by_scope(messages, answers)
+            if one_window and len(scopes) > 1:
+                raise MalformedInput(Reason.BATCH_MIXED, "a batch is of one window and one epoch")
+            for (parameters_digest, window_start), reports in scopes.items():
+                self._answer_scope(parameters_digest, window_start, reports, answers)
+        return [answers[place] for place in range(len(messages))]
+
+    def _answer_scope(
+        self,
+        parameters_digest: bytes,
+        window_start: int,
+        reports: Sequence[tuple[int, Report]],
+        answers: Answers,
+    ) -> None:
+        book, window = self._city.parameters, self._store.window(window_start)
+        try:
+            parameters = rules.parameters_of(book, parameters_digest, window_start)
+            rules.check_whole(window)
+            version = self._roster_version(window)
+        except GridveilError as refusal:
+            self._on_gap()
+            answers.update((place, refusal) for place, _ in reports)
+            return
+        left = self._authentic(reports, version, answers)
+        while left:
+            left = self._round(parameters, window_start, left, answers)
+
+    def _roster_version(self, window: Window | None) -> int:
+        """The version of the window; of a window that is not known, the newest."""
+        if window is not None:
+            return window.roster_version
+        if self._city.roster.head is None:
+            raise rules.keyholder_unknown()
+        return self._city.roster.head.version
+
+    def _authentic(
+        self, reports: Sequence[tuple[int, Report]], version: int, answers: Answers
+    ) -> list[_Authentic]:
+        roster = self._city.roster
+        proven = []
+        for place, report in reports:
+            claim, signature = report.claim, report.signature
+            transcript = claim.transcript()
+            membership = roster.find(claim.meter_id, version)
+            try:
+                rules.check_author(membership, version, transcript, signature)
+            except GridveilError as refusal:
+                answers[place] = refusal
+                continue
+            entry = Entry(claim, signature).encode()
+            stored = StoredReport(claim.meter_id, sha256(transcript), entry)
+            proven.append(_Authentic(place, stored, report.ciphertext))
+        return proven
+
+    def _round(
+        self,
+        parameters: CityParameters,
+        window_start: int,
+        reports: Sequence[_Authentic],
+        answers: Answers,
+    ) -> list[_Authentic]:
+        """Answer what can be answered; what is returned must be looked at again.
+
+        That is a further report of the same meter, or one beside which, in the same lane, another
+        call stored first.
+        """
+        fresh = self._answer_known(parameters, window_start, reports, answers)
+        if not fresh:
+            return []
+        book, window = self._city.parameters, self._store.window(window_start)
+        try:
+            window = rules.check_window(book, window, window_start, parameters, self._clock.now())
+        except GridveilError as refusal:
+            self._on_gap()
+            answers.update((report.place, refusal) for report in fresh)
+            return []
+        firsts, further = _first_of_each_meter(fresh)
+        return self._add(parameters, window, firsts, answers) + further
+
+    def _answer_known(
+        self,
+        parameters: CityParameters,
+        window_start: int,
+        reports: Sequence[_Authentic],
+        answers: Answers,
+    ) -> Sequence[_Authentic]:
+        """Answer the reports whose meters have one stored already; the others are returned."""
+        known = self._store.known(window_start, [report.stored.meter_id for report in reports])
+        if not known:
+            return reports
+        fresh = []
+        for report in reports:
+            receipt = known.get(report.stored.meter_id)
+            if receipt is None:
+                fresh.append(report)
+                continue
+            try:
+                rules.check_same(receipt, report.stored.digest)
+                answers[report.place] = Accepted(*receipt, duplicate=True)
+            except Conflict as refusal:
+                self._record(parameters, window_start, report.stored)
+                answers[report.place] = refusal
+        return fresh
+
+    def _record(self, parameters: CityParameters, window_start: int, second: StoredReport) -> None:
+        window = self._store.window(window_start)
+        if window is None:
+            return
+        serving = self._city.parameters.named(window.parameters_digest)
+        if serving is None:
+            return
+        epoch_id = serving.parameters.epoch.epoch_id
+        lane = lane_of(epoch_id, window_start, second.meter_id, window.lanes)
+        self._committer.run(
+            lambda: self._store.record_equivocation(
+                window_start, lane, second.meter_id, parameters.digest, second.entry
+            )
+        )
+
+    def _add(
+        self,
+        parameters: CityParameters,
+        window: Window,
+        reports: Sequence[_Authentic],
+        answers: Answers,
+    ) -> list[_Authentic]:
+        """Have reports of distinct meters added; those to look at again are returned."""
+        lanes: dict[int, list[_Authentic]] = {}
+        residues: dict[int, list[Residues]] = {}
+        crypto, epoch_id = parameters.policy.crypto, parameters.epoch.epoch_id
+        for report in reports:
+            try:
+                parsed = parse_ciphertext(report.ciphertext, crypto, window.slots)
+            except MalformedInput as refusal:
+                answers[report.place] = refusal
+                continue
+            lane = lane_of(epoch_id, window.start, report.stored.meter_id, window.lanes)
+            lanes.setdefault(lane, []).append(report)
+            residues.setdefault(lane, []).append(parsed)
+        batches = [
+            LaneBatch(window.start, lane, [r.stored for r in members], add(residues[lane], crypto))
+            for lane, members in lanes.items()
+        ]
+        outcomes = self._committer.commit(batches) if batches else []
+        return [
+            report
+            for members, outcome in zip(lanes.values(), outcomes, strict=True)
+            for report in _answer_lane(members, outcome, answers)
+        ]
+
+
+def _by_scope(
+    messages: Sequence[report_pb2.Report], answers: Answers
+) -> dict[tuple[bytes, int], list[tuple[int, Report]]]:
+    """Parse reports strictly, and put those together that name the same parameters and window."""
+    scopes: dict[tuple[bytes, int], list[tuple[int, Report]]] = {}
+    for place, message in enumerate(messages):
+        try:
+            report = parse_report(message)
+        except GridveilError as refusal:
+            answers[place] = refusal
+            continue
+        scope = report.claim.parameters_digest, report.claim.window_start
+        scopes.setdefault(scope, []).append((place, report))
+    return scopes
+
+
+def _first_of_each_meter(
+    reports: Sequence[_Authentic],
+) -> tuple[list[_Authentic], list[_Authentic]]:
+    firsts: dict[bytes, _Authentic] = {}
+    further = [
+        report
+        for report in reports
+        if firsts.setdefault(report.stored.meter_id, report) is not report
+    ]
+    return list(firsts.values()), further
+
+
+def _answer_lane(
+    reports: Sequence[_Authentic], outcome: Outcome, answers: Answers
+) -> Sequence[_Authentic]:
+    """Answer the reports of a lane batch; those to look at again are returned."""
+    match outcome:
+        case Committed(at):
+            answers.update((r.place, Accepted(r.stored.digest, at, False)) for r in reports)
+            return ()
+        case Known():
+            return reports
+        case LaneFull(room):
+            answers.update((report.place, rules.lane_full()) for report in reports[room:])
+            return reports[:room]
+        case NotOpen(phase):
+            answers.update((report.place, rules.not_open(phase)) for report in reports)
+            return ()

@@ -1,0 +1,166 @@
+"""The aggregator as a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from gridveil.clock import Clock
+from gridveil_services.aggregator.committer import Committer
+from gridveil_services.aggregator.config import AggregatorConfig
+from gridveil_services.aggregator.follower import Follower, load_city
+from gridveil_services.aggregator.ingest import Ingest
+from gridveil_services.aggregator.periodic import Periodic
+from gridveil_services.aggregator.releaser import Releaser
+from gridveil_services.aggregator.sealer import Sealer
+from gridveil_services.aggregator.service import AggregatorService, binding
+from gridveil_services.aggregator.store.database import Database
+from gridveil_services.aggregator.store.documents import SqliteDocuments
+from gridveil_services.aggregator.store.interface import StoreFailed
+from gridveil_services.aggregator.store.schema import SCHEMA
+from gridveil_services.aggregator.store.sqlite import SqliteStore
+from gridveil_services.aggregator.upstream import KeyHolderClient
+from gridveil_services.rpc import Role, Server, ServerOptions, run_until_signal
+
+_log = structlog.get_logger()
+
+MOST_MESSAGE_BYTES = 3_670_016
+"""A batch of 3.5 MiB."""
+STORE_FILE = "aggregator.db"
+
+
+class Aggregator:
+    """All parts of one aggregator, wired together. Use as a context manager, and start it."""
+
+    def __init__(
+        self, config: AggregatorConfig, clock: Clock, on_failure: Callable[[], None] = lambda: None
+    ) -> None:
+        """Open the store and check it.
+
+        Args:
+            config: where everything is.
+            clock: the aggregator's own.
+            on_failure: called once if the store fails; nothing is acknowledged afterwards.
+
+        Raises:
+            StoreFailed: the store is damaged, of another kind, or in use.
+            NotAuthentic: KEY_NOT_PINNED if it was made for another city or key-holder.
+        """
+        with ExitStack() as opened:
+            database = Database(
+                config.state / STORE_FILE,
+                SCHEMA,
+                max_bytes=config.max_store_bytes,
+                on_failure=on_failure,
+            )
+            opened.callback(database.close)
+            self.store = SqliteStore(database)
+            self.documents = SqliteDocuments(database)
+            self.city = load_city(self.documents, config.city_id, config.identity_key)
+            self.committer = opened.enter_context(Committer(self.store, clock))
+            self._keyholder = KeyHolderClient(
+                config.keyholder, config.city_id, config.identity_key, config.tls
+            )
+            opened.callback(self._keyholder.close)
+            self._make_background(config, clock)
+            self.ingest = Ingest(self.city, self.store, self.committer, clock, self._on_gap)
+            service = AggregatorService(self.city, self.store, self.ingest, clock)
+            self.server = Server([binding(service)], _options(config))
+            self._opened = opened.pop_all()
+
+    def _make_background(self, config: AggregatorConfig, clock: Clock) -> None:
+        store, committer = self.store, self.committer
+        self.follower = Follower(
+            city=self.city,
+            store=store,
+            documents=self.documents,
+            committer=committer,
+            keyholder=self._keyholder,
+            clock=clock,
+            development=config.development,
+            on_change=self._tell_health,
+        )
+        self.releaser = Releaser(store, committer, self._keyholder, clock, config.city_id)
+        self._releasing = Periodic("releaser", self.releaser.step)
+        self.sealer = Sealer(
+            city=self.city,
+            store=store,
+            documents=self.documents,
+            committer=committer,
+            clock=clock,
+            retention_s=config.retention_s,
+            on_sealed=self._releasing.wake,
+        )
+        self._following = Periodic("follower", self.follower.step)
+        self._sealing = Periodic("sealer", self.sealer.step)
+
+    def start(self) -> str:
+        """Serve, and do the background work; the address."""
+        self._tell_health()
+        address = self.server.start()
+        for work in (self._following, self._sealing, self._releasing):
+            work.start()
+        return address
+
+    def stop_background(self) -> None:
+        """End the background work, calls to the key-holder included."""
+        self._keyholder.close()
+        for work in (self._following, self._sealing, self._releasing):
+            work.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop_background()
+        if self.server.address is not None:
+            self.server.drain(0.0)
+        self._opened.close()
+
+    def _on_gap(self) -> None:
+        self.follower.kick()
+        self._following.wake()
+
+    def _tell_health(self) -> None:
+        self.server.set_ready(self.follower.ready)
+
+
+def serve(config: AggregatorConfig, clock: Clock) -> None:
+    """Serve until a signal comes, or the store fails.
+
+    Raises:
+        StoreFailed: it failed, now or at the start; the next start checks it.
+    """
+    failures: list[str] = []
+
+    def stop() -> None:
+        failures.append("store")
+        _log.error("the store has failed")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with Aggregator(config, clock, on_failure=stop) as aggregator:
+        aggregator.start()
+        run_until_signal(aggregator.server, on_drain=aggregator.stop_background)
+    if failures:
+        raise StoreFailed("the store has failed")
+
+
+def _options(config: AggregatorConfig) -> ServerOptions:
+    return ServerOptions(
+        listen=config.listen,
+        tls=config.tls,
+        city_id=config.city_id,
+        role=Role.AGGREGATOR,
+        max_message_bytes=MOST_MESSAGE_BYTES,
+    )
