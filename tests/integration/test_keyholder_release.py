@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gridveil.clock import ManualClock
+from gridveil.protocol.ciphertext import add, parse_ciphertext, to_bytes
+from gridveil.protocol.city import EntryAudience
+from gridveil.protocol.commitment import Generators, add_points
+from gridveil.protocol.errors import GridveilError, Reason
+from gridveil.protocol.release import ENTRY_BYTES, LaneSum
+from gridveil.protocol.report import Report, sign_report
+from gridveil.protocol.v1.keyholder_pb2 import EntryChunk, ReleaseMessage
+from gridveil.verification import verify_total
+from gridveil_services.keyholder.keyholder import KeyHolder
 from tests.support.keyholders import PreparedCity, prepare_city
+from tests.support.reports import BuiltRelease, build_release, build_report, make_members
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +33,18 @@ def city(prepared: PreparedCity, tmp_path: Path) -> PreparedCity:
     return prepared.copy(tmp_path / "city")
 
 
+def refusal_of(keyholder: KeyHolder, release: BuiltRelease) -> GridveilError:
+    with pytest.raises(GridveilError) as refusal:
+        keyholder.releases.release(release.messages())
+    return refusal.value
+
+
+def state_of(city: PreparedCity) -> dict[str, bytes]:
+    """Every durable byte of the key-holder, but for what is on its way in."""
+    files = (path for path in city.folder.rglob("*") if path.is_file())
+    return {str(p): p.read_bytes() for p in files if "spool" not in p.parts}
+
+
 def test_an_honest_release_gives_the_exact_total(city: PreparedCity) -> None:
     with city.open() as keyholder:
         settled = keyholder.releases.release(city.release.messages())
@@ -27,4 +53,554 @@ def test_an_honest_release_gives_the_exact_total(city: PreparedCity) -> None:
     total = city.totals()[city.window]
     assert tuple(register.sum for register in total.registers) == city.truth
     assert total.count == total.enrolled == len(city.meters)
+    assert total.release_digest == city.release.digest
     assert city.events() == ["intent", "released"]
+    assert list((city.config.state / "spool").iterdir()) == []
+
+
+def test_the_published_entries_verify_the_total(city: PreparedCity) -> None:
+    with city.open() as keyholder:
+        keyholder.releases.release(city.release.messages())
+    roster = {meter.meter_id: meter.member for meter in city.meters}
+    entries = (city.config.published / "entries" / str(city.window)).read_bytes()
+    verified = verify_total(city.totals()[city.window], [entries], city.parameters, roster)
+    assert verified.meters == len(city.meters)
+
+
+def test_without_an_audience_no_entries_are_published(tmp_path: Path) -> None:
+    city = prepare_city(tmp_path / "city", meters=100, entry_audience=EntryAudience.NOBODY)
+    with city.open() as keyholder:
+        keyholder.releases.release(city.release.messages())
+    assert tuple(r.sum for r in city.totals()[city.window].registers) == city.truth
+    assert list((city.config.published / "entries").iterdir()) == []
+
+
+def test_today_s_stricter_audience_holds_for_older_epochs_too(city: PreparedCity) -> None:
+    policy = replace(city.config.policy, entry_audience=EntryAudience.NOBODY)
+    stricter = replace(city, config=replace(city.config, policy=policy))
+    with stricter.open() as keyholder:
+        keyholder.releases.release(city.release.messages())
+    assert list((city.config.published / "entries").iterdir()) == []
+
+
+def test_a_partial_cohort_is_counted_as_it_is(city: PreparedCity) -> None:
+    some = city.reports[5:110]
+    release = build_release(city.parameters, city.roster_version, some, enrolled=120)
+    with city.open() as keyholder:
+        keyholder.releases.release(release.messages())
+    total = city.totals()[city.window]
+    assert (total.count, total.enrolled) == (105, 120)
+    assert total.sum("import_wh") == sum(300 + 7 * at for at in range(5, 110))
+
+
+# Before the claim: refused with its own reason, and nothing changes.
+
+
+def with_entries(release: BuiltRelease, entries: list[bytes]) -> BuiltRelease:
+    return release.resigned(entries=b"".join(entries))
+
+
+def entries_of(release: BuiltRelease) -> list[bytes]:
+    data = release.entries
+    return [data[at : at + ENTRY_BYTES] for at in range(0, len(data), ENTRY_BYTES)]
+
+
+def swapped(city: PreparedCity) -> BuiltRelease:
+    first, second, *others = entries_of(city.release)
+    return with_entries(city.release, [second, first, *others])
+
+
+def doubled(city: PreparedCity) -> BuiltRelease:
+    first, _, *others = entries_of(city.release)
+    return with_entries(city.release, [first, first, *others])
+
+
+def stranger(city: PreparedCity) -> BuiltRelease:
+    (unknown,) = make_members(1, seed=99)
+    report = build_report(city.parameters, unknown, city.window, [1, 1])
+    return build_release(city.parameters, city.roster_version, [*city.reports[1:], report])
+
+
+def flipped_signature(city: PreparedCity) -> BuiltRelease:
+    *others, last = entries_of(city.release)
+    return with_entries(city.release, [*others, last[:-20] + bytes(20)])
+
+
+def changed_seal(city: PreparedCity) -> BuiltRelease:
+    *others, last = entries_of(city.release)
+    return with_entries(city.release, [*others, last[:60] + bytes(4) + last[64:]])
+
+
+def flagged(city: PreparedCity) -> BuiltRelease:
+    *others, last = entries_of(city.release)
+    return with_entries(city.release, [*others, last[:16] + b"\x01" + last[17:]])
+
+
+def one_missing(city: PreparedCity) -> BuiltRelease:
+    return with_entries(city.release, entries_of(city.release)[:-1])
+
+
+def one_too_many(city: PreparedCity) -> BuiltRelease:
+    header = replace(city.release.header, count=119)
+    return city.release.resigned(header=header)
+
+
+def other_window(city: PreparedCity) -> BuiltRelease:
+    meter = city.meters[0]
+    report = build_report(city.parameters, meter, city.window - 900, [1, 1])
+    claim = replace(report.claim, window_start=city.window)
+    replayed = Report(claim, report.ciphertext, report.signature)
+    return build_release(city.parameters, city.roster_version, [replayed, *city.reports[1:]])
+
+
+def moved_count(city: PreparedCity) -> BuiltRelease:
+    first, second = city.release.lanes
+    lanes = (replace(first, count=first.count + 1), replace(second, count=second.count - 1))
+    return city.release.resigned(lanes=lanes)
+
+
+def wrong_digest(city: PreparedCity) -> BuiltRelease:
+    return replace(city.release, digest=bytes(32))
+
+
+def changed_lane(city: PreparedCity) -> BuiltRelease:
+    first, second = city.release.lanes
+    return replace(city.release, lanes=(first, replace(second, ciphertext=first.ciphertext)))
+
+
+def lanes_backwards(city: PreparedCity) -> BuiltRelease:
+    return city.release.resigned(lanes=city.release.lanes[::-1])
+
+
+def lane_out_of_range(city: PreparedCity) -> BuiltRelease:
+    first, second = city.release.lanes
+    return city.release.resigned(lanes=(first, replace(second, lane=2)))
+
+
+def empty_lane(city: PreparedCity) -> BuiltRelease:
+    first, second = city.release.lanes
+    return city.release.resigned(lanes=(first, replace(second, count=0)))
+
+
+def short_ciphertext(city: PreparedCity) -> BuiltRelease:
+    first, second = city.release.lanes
+    return city.release.resigned(lanes=(first, replace(second, ciphertext=second.ciphertext[:-8])))
+
+
+def large_residue(city: PreparedCity) -> BuiltRelease:
+    first, second = city.release.lanes
+    ciphertext = b"\xff" * 8 + second.ciphertext[8:]
+    return city.release.resigned(lanes=(first, replace(second, ciphertext=ciphertext)))
+
+
+def header_with(**changes: object) -> Callable[[PreparedCity], BuiltRelease]:
+    def build(city: PreparedCity) -> BuiltRelease:
+        header = replace(city.release.header, **changes)  # type: ignore[arg-type]
+        return city.release.resigned(header=header)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (swapped, Reason.COHORT_INVALID),
+        (doubled, Reason.COHORT_INVALID),
+        (stranger, Reason.COHORT_INVALID),
+        (flipped_signature, Reason.SIGNATURE_INVALID),
+        (changed_seal, Reason.SIGNATURE_INVALID),
+        (flagged, Reason.FIELD_RANGE),
+        (one_missing, Reason.COHORT_INVALID),
+        (one_too_many, Reason.COHORT_INVALID),
+        (other_window, Reason.SIGNATURE_INVALID),
+        (moved_count, Reason.COHORT_INVALID),
+        (wrong_digest, Reason.DIGEST_MISMATCH),
+        (changed_lane, Reason.DIGEST_MISMATCH),
+        (lanes_backwards, Reason.COHORT_INVALID),
+        (lane_out_of_range, Reason.COHORT_INVALID),
+        (empty_lane, Reason.COHORT_INVALID),
+        (short_ciphertext, Reason.CIPHERTEXT_PARAMS),
+        (large_residue, Reason.CIPHERTEXT_NON_CANONICAL),
+        (header_with(parameters_digest=bytes(32)), Reason.KEY_EPOCH),
+        (header_with(roster_version=2), Reason.ROSTER_VERSION),
+        (header_with(lanes=1), Reason.COHORT_INVALID),
+        (header_with(count=99), Reason.COHORT_TOO_SMALL),
+        (header_with(count=121), Reason.COHORT_INVALID),
+    ],
+)
+def test_a_wrong_release_is_refused_before_anything_is_decrypted(
+    city: PreparedCity, build: Callable[[PreparedCity], BuiltRelease], reason: Reason
+) -> None:
+    with city.open() as keyholder:
+        before = state_of(city)
+        assert refusal_of(keyholder, build(city)).reason is reason
+        assert keyholder.ring.decryptions(city.window) == 0
+        assert state_of(city) == before
+        # The window is not settled: the honest release still goes through.
+        assert not keyholder.releases.release(city.release.messages()).replayed
+    assert city.events() == ["intent", "released"]
+
+
+def too_early(release: BuiltRelease) -> Iterator[ReleaseMessage]:
+    yield release.header_message()
+    pytest.fail("a release that is not allowed was read on")
+
+
+def test_a_window_is_not_released_while_meters_may_report_it(city: PreparedCity) -> None:
+    some = build_release(city.parameters, city.roster_version, city.reports[:110], enrolled=120)
+    with city.open(ManualClock(city.closes - 1)) as keyholder:
+        with pytest.raises(GridveilError) as refusal:
+            keyholder.releases.release(too_early(some))
+        assert refusal.value.reason is Reason.WINDOW_OPEN
+        assert refusal.value.metadata == {"closes": str(city.closes)}
+        assert keyholder.ring.decryptions(city.window) == 0
+
+
+# After the claim: one refusal for every cause, for ever.
+
+
+def rebuilt(city: PreparedCity, change: Callable[[Report, int], Report]) -> BuiltRelease:
+    reports = [change(report, at) for at, report in enumerate(city.reports)]
+    return build_release(city.parameters, city.roster_version, reports)
+
+
+def wrong_seal(city: PreparedCity) -> BuiltRelease:
+    """A meter that signs a seal which does not open."""
+
+    def change(report: Report, at: int) -> Report:
+        claim = replace(report.claim, sealed_commitment=bytes(48))
+        return sign_report(claim, report.ciphertext, city.meters[at].signing_key)
+
+    return rebuilt(city, lambda report, at: change(report, at) if at == 7 else report)
+
+
+def other_values(city: PreparedCity) -> BuiltRelease:
+    """A meter whose ciphertext holds other readings than its commitment."""
+    parameters, meter = city.parameters, city.meters[7]
+    blinding = 12345
+    honest = build_report(parameters, meter, city.window, [5, 5], blinding=blinding)
+    other = build_report(parameters, meter, city.window, [6, 5], blinding=blinding)
+    crypto, slots = parameters.policy.crypto, parameters.policy.layout.slots
+    lanes = list(build_release(parameters, 1, replaced(city, honest)).lanes)
+    for at, lane in enumerate(lanes):
+        swap = [parse_ciphertext(c, crypto, slots) for c in (lane.ciphertext, other.ciphertext)]
+        minus = (crypto.modulus - parse_ciphertext(honest.ciphertext, crypto, slots)) % (
+            crypto.modulus
+        )
+        if at == lane_at(city, honest):
+            lanes[at] = replace(lane, ciphertext=to_bytes(add([*swap, minus], crypto)))
+    release = build_release(parameters, city.roster_version, replaced(city, honest))
+    return release.resigned(lanes=tuple(lanes))
+
+
+def replaced(city: PreparedCity, report: Report) -> list[Report]:
+    return [report if r.claim.meter_id == report.claim.meter_id else r for r in city.reports]
+
+
+def lane_at(city: PreparedCity, report: Report) -> int:
+    entries = entries_of(build_release(city.parameters, 1, replaced(city, report)))
+    place = next(at for at, e in enumerate(entries) if e[:16] == report.claim.meter_id)
+    return 0 if place < city.release.lanes[0].count else 1
+
+
+def doubled_sum(city: PreparedCity) -> BuiltRelease:
+    """A lane's sum twice: every slot is whole, the equation does not hold."""
+    crypto = city.parameters.policy.crypto
+    first, second = city.release.lanes
+    residues = parse_ciphertext(first.ciphertext, crypto, city.parameters.policy.layout.slots)
+    twice = replace(first, ciphertext=to_bytes(add([residues, residues], crypto)))
+    return city.release.resigned(lanes=(twice, second))
+
+
+def noise(city: PreparedCity) -> BuiltRelease:
+    """A sum that is no sum of bytes."""
+    first, second = city.release.lanes
+    ciphertext = first.ciphertext[:2] + b"\x00\x01" + first.ciphertext[4:]
+    return city.release.resigned(lanes=(replace(first, ciphertext=ciphertext), second))
+
+
+def swapped_sums(city: PreparedCity) -> BuiltRelease:
+    first, second = city.release.lanes
+    lanes = (
+        LaneSum(0, first.count, second.ciphertext),
+        LaneSum(1, second.count, first.ciphertext),
+    )
+    return city.release.resigned(lanes=lanes)
+
+
+def beyond_bound(city: PreparedCity) -> BuiltRelease:
+    """A meter that commits to more than everybody together can have used."""
+    report = build_report(city.parameters, city.meters[7], city.window, [24_000_001, 0])
+    return build_release(city.parameters, city.roster_version, replaced(city, report))
+
+
+AFTER_CLAIM = [wrong_seal, other_values, doubled_sum, noise, swapped_sums, beyond_bound]
+
+
+@pytest.mark.parametrize("build", AFTER_CLAIM)
+def test_what_does_not_open_is_refused_for_ever(
+    city: PreparedCity, build: Callable[[PreparedCity], BuiltRelease]
+) -> None:
+    release = build(city)
+    with city.open() as keyholder:
+        assert refusal_of(keyholder, release).reason is Reason.REFUSED
+        decryptions = keyholder.ring.decryptions(city.window)
+        assert decryptions == (0 if build is wrong_seal else 1)
+        # The window is settled: neither the same release again nor the honest one opens it.
+        assert refusal_of(keyholder, release).reason is Reason.REFUSED
+        assert refusal_of(keyholder, city.release).reason is Reason.WINDOW_PINNED
+        assert keyholder.ring.decryptions(city.window) == decryptions
+    with city.open() as keyholder:
+        assert refusal_of(keyholder, release).reason is Reason.REFUSED
+        assert refusal_of(keyholder, city.release).reason is Reason.WINDOW_PINNED
+        assert keyholder.ring.decryptions(city.window) == 0
+    assert city.events() == ["intent", "refused"]
+    assert list((city.config.published / "entries").iterdir()) == []
+    assert list((city.config.state / "spool").iterdir()) == []
+
+
+def test_every_refusal_looks_the_same(prepared: PreparedCity, tmp_path: Path) -> None:
+    seen = set()
+    for build in AFTER_CLAIM:
+        city = prepared.copy(tmp_path / build.__name__)
+        with city.open() as keyholder:
+            error = refusal_of(keyholder, build(city))
+        seen.add((type(error), str(error), tuple(error.metadata.items())))
+    assert len(seen) == 1
+
+
+def test_totals_up_to_the_bound_are_released(city: PreparedCity) -> None:
+    rest = sum(300 + 7 * at for at in range(120) if at != 7)
+    report = build_report(city.parameters, city.meters[7], city.window, [24_000_000 - rest, 0])
+    release = build_release(city.parameters, city.roster_version, replaced(city, report))
+    with city.open() as keyholder:
+        keyholder.releases.release(release.messages())
+    assert city.totals()[city.window].sum("import_wh") == 24_000_000
+
+
+def test_the_total_opens_the_commitments_that_were_published(city: PreparedCity) -> None:
+    with city.open() as keyholder:
+        keyholder.releases.release(city.release.messages())
+    total = city.totals()[city.window]
+    entries = (city.config.published / "entries" / str(city.window)).read_bytes()
+    points = [entries[at - 32 : at] for at in range(228, len(entries) + 1, 228)]
+    generators = Generators.derive(
+        total.city_id, total.epoch_id, city.window, city.config.policy.register_names
+    )
+    sums = [register.sum for register in total.registers]
+    assert generators.commit(sums, int.from_bytes(total.blinding, "little")) == add_points(points)
+
+
+# The same answer again; the window is settled for ever.
+
+
+def test_the_same_release_again_is_answered_from_memory(city: PreparedCity) -> None:
+    with city.open() as keyholder:
+        keyholder.releases.release(city.release.messages())
+        before = state_of(city)
+        again = keyholder.releases.release(iter([city.release.header_message()]))
+        assert again.replayed
+        assert keyholder.ring.decryptions(city.window) == 1
+    with city.open(ManualClock(city.expires + 5)) as keyholder:
+        assert keyholder.releases.release(iter([city.release.header_message()])).replayed
+        assert keyholder.ring.decryptions(city.window) == 0
+        assert keyholder.releases.progress(city.window, city.release.digest) is None
+    assert state_of(city)[str(city.config.published / "log" / "records")].startswith(
+        before[str(city.config.published / "log" / "records")]
+    )
+    assert city.events() == ["intent", "released"]
+
+
+def test_another_cohort_of_a_released_window_is_refused(city: PreparedCity) -> None:
+    fewer = build_release(city.parameters, city.roster_version, city.reports[1:], enrolled=120)
+    with city.open() as keyholder:
+        keyholder.releases.release(city.release.messages())
+        assert refusal_of(keyholder, fewer).reason is Reason.WINDOW_PINNED
+        assert keyholder.ring.decryptions(city.window) == 1
+
+
+# Streams that break, come in pieces or in another order.
+
+
+def test_a_broken_stream_is_resumed_where_it_broke(city: PreparedCity) -> None:
+    size = 50 * ENTRY_BYTES
+    with city.open() as keyholder:
+        messages = list(city.release.messages(size=size))
+        with pytest.raises(GridveilError) as refusal:
+            keyholder.releases.release(iter(messages[:5]))  # header, two lanes, two chunks
+        assert refusal.value.reason is Reason.STREAM_PROTOCOL
+        held = keyholder.releases.progress(city.window, city.release.digest)
+        assert held == 2 * size
+        assert keyholder.releases.progress(city.window, bytes(32)) == 0
+        keyholder.releases.release(city.release.messages(offset=held))
+    assert city.events() == ["intent", "released"]
+
+
+def test_a_refused_chunk_does_not_count(city: PreparedCity) -> None:
+    size = 50 * ENTRY_BYTES
+    with city.open() as keyholder:
+        messages = list(city.release.messages(size=size))
+        bad = bytearray(messages[4].entries.entries)
+        bad[-1] ^= 1
+        broken = ReleaseMessage(entries=EntryChunk(offset=size, entries=bytes(bad)))
+        with pytest.raises(GridveilError) as refusal:
+            keyholder.releases.release(iter([*messages[:4], broken]))
+        assert refusal.value.reason is Reason.SIGNATURE_INVALID
+        assert keyholder.releases.progress(city.window, city.release.digest) == size
+        keyholder.releases.release(city.release.messages(offset=size))
+    assert city.events() == ["intent", "released"]
+
+
+def test_entries_are_held_across_a_restart_and_checked_anew(city: PreparedCity) -> None:
+    size = 50 * ENTRY_BYTES
+    with city.open() as keyholder, pytest.raises(GridveilError):
+        keyholder.releases.release(iter(list(city.release.messages(size=size))[:5]))
+    with city.open() as keyholder:
+        assert keyholder.releases.progress(city.window, city.release.digest) == 2 * size
+        keyholder.releases.release(city.release.messages(offset=2 * size))
+    assert city.events() == ["intent", "released"]
+
+
+@pytest.mark.parametrize("damage", ["torn", "changed", "header"])
+def test_entries_that_a_crash_damaged_do_not_count(city: PreparedCity, damage: str) -> None:
+    size = 50 * ENTRY_BYTES
+    with city.open() as keyholder, pytest.raises(GridveilError):
+        keyholder.releases.release(iter(list(city.release.messages(size=size))[:5]))
+    (folder,) = (city.config.state / "spool").iterdir()
+    entries = (folder / "entries").read_bytes()
+    if damage == "torn":
+        (folder / "entries").write_bytes(entries[: size + 100])
+    elif damage == "changed":
+        (folder / "entries").write_bytes(entries[: size + 9] + bytes(9) + entries[size + 18 :])
+    else:
+        (folder / "header").write_bytes(b"")
+    with city.open() as keyholder:
+        held = keyholder.releases.progress(city.window, city.release.digest)
+        assert held is not None
+        assert held <= size
+        keyholder.releases.release(city.release.messages(offset=held))
+    assert tuple(r.sum for r in city.totals()[city.window].registers) == city.truth
+
+
+def test_until_a_window_is_claimed_another_release_takes_the_place(city: PreparedCity) -> None:
+    fewer = build_release(city.parameters, city.roster_version, city.reports[1:], enrolled=120)
+    with city.open() as keyholder:
+        with pytest.raises(GridveilError):
+            keyholder.releases.release(iter(list(city.release.messages())[:4]))
+        keyholder.releases.release(fewer.messages())
+        assert refusal_of(keyholder, city.release).reason is Reason.WINDOW_PINNED
+    assert city.totals()[city.window].count == 119
+
+
+def out_of_order(release: BuiltRelease) -> dict[str, list[ReleaseMessage]]:
+    header, close = release.header_message(), release.close_message()
+    lanes, chunks = list(release.lane_messages()), list(release.chunk_messages(size=9800))
+    ragged = ReleaseMessage(entries=EntryChunk(offset=0, entries=release.entries[:100]))
+    return {
+        "nothing": [],
+        "no header": [*lanes, *chunks, close],
+        "two headers": [header, header, *lanes, *chunks, close],
+        "lane after entries": [header, lanes[0], chunks[0], lanes[1], *chunks[1:], close],
+        "no close": [header, *lanes, *chunks],
+        "a chunk left out": [header, *lanes, chunks[0], *chunks[2:], close],
+        "a chunk twice": [header, *lanes, chunks[0], chunks[0]],
+        "not whole entries": [header, *lanes, ragged],
+        "empty chunk": [header, *lanes, ReleaseMessage(entries=EntryChunk(offset=0)), close],
+        "empty message": [header, *lanes, ReleaseMessage(), close],
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "nothing",
+        "no header",
+        "two headers",
+        "lane after entries",
+        "no close",
+        "a chunk left out",
+        "a chunk twice",
+        "not whole entries",
+        "empty chunk",
+        "empty message",
+    ],
+)
+def test_messages_out_of_order_are_refused(city: PreparedCity, case: str) -> None:
+    with city.open() as keyholder:
+        before = state_of(city)
+        with pytest.raises(GridveilError) as refusal:
+            keyholder.releases.release(iter(out_of_order(city.release)[case]))
+        assert refusal.value.reason is Reason.STREAM_PROTOCOL
+        assert state_of(city) == before
+
+
+def test_only_one_release_of_a_window_is_worked_on_at_a_time(city: PreparedCity) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[ReleaseMessage]:
+        yield city.release.header_message()
+        reached.set()
+        go_on.wait(30)
+        yield from list(city.release.messages())[1:]
+
+    with city.open() as keyholder:
+        outcomes = []
+        first = threading.Thread(target=lambda: outcomes.append(keyholder.releases.release(slow())))
+        first.start()
+        assert reached.wait(30)
+        error = refusal_of(keyholder, city.release)
+        assert error.reason is Reason.KEYHOLDER_UNAVAILABLE
+        with pytest.raises(GridveilError):
+            keyholder.releases.progress(city.window, city.release.digest)
+        go_on.set()
+        first.join()
+        assert not outcomes[0].replayed
+        assert keyholder.releases.release(city.release.messages()).replayed
+        assert keyholder.ring.decryptions(city.window) == 1
+
+
+# Time.
+
+
+def test_a_window_that_nobody_released_expires(city: PreparedCity) -> None:
+    clock = ManualClock(city.expires - 1)
+    with city.open(clock) as keyholder:
+        keyholder.upkeep.tick()
+        assert city.events() == []
+        clock.move_to(city.expires)
+        keyholder.upkeep.tick()
+        assert refusal_of(keyholder, city.release).reason is Reason.WINDOW_EXPIRED
+        assert keyholder.releases.progress(city.window, city.release.digest) is None
+        clock.move_to(city.expires + 1800)
+        keyholder.upkeep.tick()
+        assert keyholder.ledger.is_final(city.window + 1800)
+        assert not keyholder.ledger.is_final(city.window - 900)
+        assert not keyholder.ledger.is_final(city.window + 2700)
+    assert city.events() == ["expired"]
+
+
+def test_a_late_release_is_refused_before_the_expiry_is_logged(city: PreparedCity) -> None:
+    clock = ManualClock(city.closes)
+    with city.open(clock) as keyholder:
+        clock.move_to(city.expires)
+        assert refusal_of(keyholder, city.release).reason is Reason.WINDOW_EXPIRED
+        assert keyholder.ring.decryptions(city.window) == 0
+
+
+def test_what_came_in_for_an_expired_window_is_deleted(city: PreparedCity) -> None:
+    clock = ManualClock(city.closes)
+    with city.open(clock) as keyholder:
+        with pytest.raises(GridveilError):
+            keyholder.releases.release(iter(list(city.release.messages())[:4]))
+        assert len(list((city.config.state / "spool").iterdir())) == 1
+        keyholder.upkeep.tick()
+        assert len(list((city.config.state / "spool").iterdir())) == 1
+        clock.move_to(city.expires)
+        keyholder.upkeep.tick()
+        assert list((city.config.state / "spool").iterdir()) == []
+
+
+def test_every_window_is_settled_after_a_long_stop(city: PreparedCity) -> None:
+    with city.open(ManualClock(city.expires + 20 * 900)) as keyholder:
+        final = [keyholder.ledger.is_final(city.window + at * 900) for at in range(22)]
+        assert final == [True] * 21 + [False]
