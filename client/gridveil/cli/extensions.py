@@ -69,10 +69,11 @@ class RootGroup(TyperGroup):
         except GridveilError as error:
             raise fail(error) from None
         except ModuleNotFoundError as error:
-            wanted = _EXTRAS.get(error.name or "")
+            extension = extensions().get(ctx.invoked_subcommand or "")
+            wanted = (_extra(extension) if extension else None) or _EXTRAS.get(error.name or "")
             if wanted is None:
                 raise
-            raise fail(_needs(f"the module {error.name}", wanted)) from None
+            raise fail(_needs(ctx.invoked_subcommand, error, wanted)) from None
 
 
 @cache
@@ -95,23 +96,28 @@ def load(extension: EntryPoint) -> Command:
 
 
 def _unavailable(extension: EntryPoint, error: ImportError) -> Command:
-    distribution = extension.dist.name if extension.dist else "the distribution it came with"
-    offered = extension.dist.metadata.get_all("Provides-Extra") if extension.dist else None
-    wanted = f"{distribution}[{extension.name}]" if extension.name in (offered or ()) else None
+    wanted = _extra(extension) or (extension.dist.name if extension.dist else None)
 
     def refuse() -> None:
-        missing = f"the module {error.name}" if error.name else "something that is not installed"
-        raise _needs(f"{extension.name} needs {missing}", wanted or distribution)
+        raise _needs(extension.name, error, wanted)
 
     return TyperCommand(
         extension.name,
         callback=refuse,
-        help=f"Not available here: install {wanted or distribution}.",
+        help="Not available here: something that it needs is not installed.",
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )
 
 
-def _needs(what: str, install: str) -> MalformedInput:
-    return MalformedInput(
-        Reason.CONFIG_INVALID, f"{what}; install it with: pip install '{install}'"
-    )
+def _extra(extension: EntryPoint) -> str | None:
+    """What to install for a command that has an extra of its own name."""
+    if extension.dist is None:
+        return None
+    offered = extension.dist.metadata.get_all("Provides-Extra") or ()
+    return f"{extension.dist.name}[{extension.name}]" if extension.name in offered else None
+
+
+def _needs(command: str, error: ImportError, install: str | None) -> MalformedInput:
+    missing = f"the module {error.name}" if error.name else "a module that is not installed"
+    how = f"; install it with: pip install '{install}'" if install else ""
+    return MalformedInput(Reason.CONFIG_INVALID, f"gridveil {command} needs {missing}{how}")

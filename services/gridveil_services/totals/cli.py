@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+from gridveil.protocol.errors import GridveilError
+
+_REFUSES_TO_START = 2
+
 app = typer.Typer(add_completion=False)
 
 
@@ -28,7 +32,8 @@ def serve(
 ) -> None:
     """Serve what the key-holder released, read-only, until SIGTERM.
 
-    Prints one JSON line when it serves; logs go to standard error.
+    Prints one JSON line when it serves; logs go to standard error. Ends with 2 if the configuration
+    or the release log is not what it must be.
 
     Example: gridveil totals serve --config springfield/totals/totals.toml
     """
@@ -38,7 +43,12 @@ def serve(
     from gridveil_services.totals.serve import TotalsProcess
 
     configure_logging("totals")
-    loaded = TotalsConfig.load(config)
-    # Totals are answered at any time; the options are those of every service, and checked.
-    make_clock(clock_origin, clock_rate, development=loaded.development)
-    TotalsProcess(loaded).run()
+    try:
+        loaded = TotalsConfig.load(config)
+        # Totals are answered at any time; the options are those of every service, and checked.
+        make_clock(clock_origin, clock_rate, development=loaded.development)
+        process = TotalsProcess(loaded)
+    except GridveilError as error:
+        typer.echo(" ".join(str(error).split()), err=True)
+        raise typer.Exit(_REFUSES_TO_START) from None
+    process.run()
