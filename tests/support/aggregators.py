@@ -1,0 +1,235 @@
+"""Real aggregators for tests.
+
+An :class:`IngestHarness` has a store and an epoch but no network. A :class:`LocalCity` has an
+aggregator and a key-holder in this process, with gRPC over mTLS between them and to the test:
+
+with LocalCity.create(tmp_path, meters=120) as city:
+    city.enter_window(WINDOW)
+    city.stub("gateway").SubmitReports(city.batch(WINDOW))
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import apsw
+import grpc
+
+from gridveil.clock import ManualClock
+from gridveil.profile import Profile
+from gridveil.protocol.city import CityParameters
+from gridveil.protocol.roster import RosterVersion, roster_digest
+from gridveil.protocol.v1 import aggregator_pb2, aggregator_pb2_grpc, report_pb2
+from gridveil.transport import connect, from_rpc_error
+from gridveil_services.aggregator.city import City, Roster, SignedParameters
+from gridveil_services.aggregator.committer import Committer
+from gridveil_services.aggregator.config import AggregatorConfig
+from gridveil_services.aggregator.follower import plan_window
+from gridveil_services.aggregator.ingest import Answer, Ingest
+from gridveil_services.aggregator.serve import STORE_FILE, Aggregator
+from gridveil_services.aggregator.store.database import Database
+from gridveil_services.aggregator.store.interface import MembershipRow, Window
+from gridveil_services.aggregator.store.schema import SCHEMA
+from gridveil_services.aggregator.store.sqlite import SqliteStore
+from gridveil_services.bootstrap.city import CityOptions, create_city
+from gridveil_services.bootstrap.layout import CityPaths
+from gridveil_services.keyholder.config import KeyHolderConfig
+from gridveil_services.keyholder.keyholder import KeyHolder
+from gridveil_services.keyholder.serve import make_server
+from tests.support.epochs import CityKeys, city_keys
+from tests.support.reports import CITY_ID, WINDOW, MeterKeys, build_report, make_members
+
+LENGTH = 900
+REPORTING = WINDOW + LENGTH
+"""A time at which reports of WINDOW are taken."""
+VALUES = (250, 0)
+
+
+class IngestHarness:
+    """The path of a report, from its message to the store, without a network."""
+
+    def __init__(
+        self, folder: Path, *, meters: int = 12, keys: CityKeys | None = None, **window: Any
+    ) -> None:
+        """``window`` changes the facts of WINDOW, which is open and takes reports now."""
+        self.path = folder / "aggregator.db"
+        self.clock = ManualClock(REPORTING)
+        self.keys = keys or city_keys()
+        self.meters = make_members(meters)
+        self.city = City()
+        signed = self.keys.signed()
+        self.city.parameters.add(
+            SignedParameters(self.parameters, signed.parameters, signed.signature)
+        )
+        self.city.roster = roster_of(self.meters)
+        self._stack = ExitStack()
+        self._open()
+        assert self.city.roster.head is not None
+        self.window = replace(plan_window(self.parameters, self.city.roster.head, WINDOW), **window)
+        self.committer.run(lambda: self.store.open_window(self.window))
+
+    @property
+    def parameters(self) -> CityParameters:
+        return self.keys.parameters
+
+    def report(
+        self, meter: int, values: Sequence[int] = VALUES, window: int = WINDOW
+    ) -> report_pb2.Report:
+        """A fresh report: another one each time."""
+        return build_report(self.parameters, self.meters[meter], window, values).to_message()
+
+    def submit(self, *messages: report_pb2.Report) -> list[Answer]:
+        return self.ingest.submit(messages)
+
+    def restart(self) -> None:
+        self.close()
+        self._open()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _open(self) -> None:
+        database = Database(self.path, SCHEMA)
+        self._stack.callback(database.close)
+        self.store = SqliteStore(database)
+        self.committer = self._stack.enter_context(Committer(self.store, self.clock))
+        self.ingest = Ingest(self.city, self.store, self.committer, self.clock)
+
+
+def roster_of(meters: Sequence[MeterKeys], version: int = 1) -> Roster:
+    """A roster of these meters."""
+    members = sorted(meter.member for meter in meters)
+    head = RosterVersion(CITY_ID, version, WINDOW, len(members), roster_digest(members))
+    return Roster((MembershipRow(m.meter_id, m.signing_key, version, None) for m in members), head)
+
+
+class LocalCity:
+    """Key-holder and aggregator of one city in this process, on a clock that the test moves.
+
+    The aggregator's background work runs only when the test asks for a step.
+    """
+
+    def __init__(self, paths: CityPaths, meters: Sequence[MeterKeys], start: float) -> None:
+        self.paths = paths
+        self.meters = list(meters)
+        self.clock = ManualClock(start)
+        self._keyholder_up = ExitStack()
+        self._aggregator_up = ExitStack()
+        self._channels = ExitStack()
+        config = KeyHolderConfig.load(paths.config("keyholder"))
+        self.keyholder_config = replace(config, listen=config.listen)
+        self.aggregator_config = replace(
+            AggregatorConfig.load(paths.config("aggregator")), listen="127.0.0.1:0"
+        )
+
+    @classmethod
+    @contextmanager
+    def create(
+        cls, folder: Path, *, meters: int = 12, start: float = WINDOW - 10.0, **options: Any
+    ) -> Iterator[Self]:
+        """A city whose meters are enrolled from the window after ``start`` on."""
+        from gridveil_services.demo.processes import free_addresses
+
+        made = replace(CityOptions(min_cohort=100, development=True), **options)
+        paths = create_city(folder / "city", replace(made, addresses=free_addresses()))
+        city = cls(paths, make_members(meters), start)
+        try:
+            city.start_keyholder()
+            if meters:
+                city.keyholder.roster.enrol([meter.member for meter in city.meters])
+            city.start_aggregator()
+            yield city
+        finally:
+            city.stop_aggregator()
+            city.stop_keyholder()
+
+    def start_keyholder(self) -> None:
+        self.keyholder = KeyHolder(self.keyholder_config, self.clock)
+        self._keyholder_up.callback(self.keyholder.close)
+        self._keyholder_up.enter_context(make_server(self.keyholder, self.keyholder_config)).start()
+
+    def stop_keyholder(self) -> None:
+        self._keyholder_up.close()
+
+    def start_aggregator(self) -> None:
+        self.aggregator = self._aggregator_up.enter_context(
+            Aggregator(self.aggregator_config, self.clock)
+        )
+        self.address = self.aggregator.server.start()
+
+    def stop_aggregator(self) -> None:
+        self._channels.close()
+        self._aggregator_up.close()
+
+    def restart_aggregator(self) -> None:
+        self.stop_aggregator()
+        self.start_aggregator()
+
+    def stub(self, role: str) -> aggregator_pb2_grpc.AggregatorStub:
+        """The aggregator as a role sees it."""
+        tls = Profile.load(self.paths.profile("meter")).tls
+        folder = self.paths.tls(role)
+        own = replace(tls, certificate=folder / "cert.pem", key=folder / "key.pem")
+        city_id = self.aggregator_config.city_id
+        channel = self._channels.enter_context(connect(self.address, "aggregator", city_id, own))
+        return aggregator_pb2_grpc.AggregatorStub(channel)
+
+    def enter_window(self, window: int) -> None:
+        """Let the follower open a window, then move on to when its reports are taken."""
+        self.clock.move_to(window + 20)
+        self.aggregator.follower.step()
+        self.clock.move_to(window + LENGTH)
+
+    def parameters(self, window: int = WINDOW) -> CityParameters:
+        signed = self.keyholder.ring.for_window(window)
+        assert signed is not None
+        return signed.parameters
+
+    def report(
+        self, meter: int, window: int = WINDOW, values: Sequence[int] = VALUES
+    ) -> report_pb2.Report:
+        """A fresh report of a meter: another one each time."""
+        made = build_report(self.parameters(window), self.meters[meter], window, values)
+        return made.to_message()
+
+    def batch(self, window: int = WINDOW) -> aggregator_pb2.SubmitReportsRequest:
+        """A fresh report of every meter."""
+        reports = [self.report(meter, window) for meter in range(len(self.meters))]
+        return aggregator_pb2.SubmitReportsRequest(reports=reports)
+
+    def stored_window(self, window: int = WINDOW) -> Window:
+        found = self.aggregator.store.window(window)
+        assert found is not None
+        return found
+
+    def store_digest(self) -> str:
+        """SHA-256 of every row of every table of the aggregator's store."""
+        return store_digest(self.aggregator_config.state / STORE_FILE)
+
+
+def store_digest(path: Path) -> str:
+    """SHA-256 of every row of every table of a store."""
+    digest = hashlib.sha256()
+    reader = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        tables = reader.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
+        ).fetchall()
+        for (table,) in tables:
+            digest.update(str(table).encode())
+            for row in sorted(map(repr, reader.execute(f"SELECT * FROM {table}"))):  # noqa: S608
+                digest.update(row.encode())
+    finally:
+        reader.close()
+    return digest.hexdigest()
+
+
+def refusal(error: grpc.RpcError) -> tuple[str, str]:
+    """Status code and reason of a call that failed."""
+    call: Any = error
+    return call.code().name, from_rpc_error(error).reason.value
