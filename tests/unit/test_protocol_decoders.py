@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gridveil.protocol.ciphertext import parse_ciphertext, parse_sum, to_bytes
 from gridveil.protocol.city import CityParameters, open_city_parameters
-from gridveil.protocol.errors import GridveilError, MalformedInput, NotAuthentic
+from gridveil.protocol.errors import GridveilError, MalformedInput, NotAuthentic, Reason
 from gridveil.protocol.layout import Reader
 from gridveil.protocol.parameter_sets import parameter_set
 from gridveil.protocol.release import Entry, RegisterTotal, Total, open_total, split_entries
@@ -160,6 +160,22 @@ def test_every_proper_prefix_is_refused(layout: str) -> None:
     for size in range(len(decoder.right)):
         with pytest.raises(GridveilError):
             decoder.rewritten(decoder.right[:size])
+
+
+@pytest.mark.parametrize("size", [1, 63, 65])
+def test_a_signature_of_another_length_is_refused_before_anything_is_verified(size: int) -> None:
+    message = report_pb2.Report.FromString(_message())
+    message.signature = bytes(size)
+    with pytest.raises(NotAuthentic) as refused:
+        parse_report(message)
+    assert refused.value.reason is Reason.SIGNATURE_INVALID
+
+
+def test_an_entry_with_flags_that_nobody_defined_is_refused() -> None:
+    flagged = ENTRY[:16] + b"\1\0\0\0" + ENTRY[20:]
+    with pytest.raises(MalformedInput) as refused:
+        Entry.decode(flagged, DIGEST, WINDOW)
+    assert refused.value.reason is Reason.FIELD_RANGE
 
 
 @given(

@@ -1,0 +1,188 @@
+"""A meter written from docs/protocol.md alone makes the same bytes, and is understood."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tenseal import sealapi
+
+from gridveil.protocol.ciphertext import add, parse_ciphertext
+from gridveil.protocol.commitment import Generators, add_points, commitment_hash, parse_commitment
+from gridveil.protocol.decoding import checked_slot_sums, decrypt_folded, slot_values
+from gridveil.protocol.parameter_sets import PARAMETER_SETS
+from gridveil.protocol.report import parse_report
+from gridveil.protocol.roster import open_enrolment
+from gridveil.protocol.sealing import open_sealed, shared_key
+from gridveil.protocol.signing import verify
+from tests.integration import independent_meter
+from tests.integration.independent_meter import City, Meter, Untrusted, read_city
+from tests.vectors import generate
+from tests.vectors.material import city as vector_city
+from tests.vectors.wire import edited
+
+SOURCE = Path(independent_meter.__file__)
+ALLOWED = {"gridveil.protocol.v1", "nacl", "rbcl", "tenseal"}
+both_sets = pytest.mark.parametrize("name", PARAMETER_SETS)
+
+
+def raw(text: str) -> bytes:
+    return bytes.fromhex(text)
+
+
+def accepted_city(name: str) -> City:
+    """The parameters of a set's vectors, as the independent meter reads them."""
+    vector = generate.load(f"city-{name}")
+    encoded = raw(vector["head"]) + vector_city(name).public_key
+    identity, city_id = raw(vector["identity_key"]), raw(vector["city_id"])
+    return read_city(encoded, raw(vector["signature"]), identity, city_id)
+
+
+def vector_meter(report: dict[str, Any]) -> Meter:
+    return Meter(*(raw(report[key]) for key in ("meter_id", "ed25519_seed", "x25519_secret")))
+
+
+def test_the_independent_meter_imports_nothing_of_gridveil_but_the_stubs() -> None:
+    imported = set()
+    for node in ast.walk(ast.parse(SOURCE.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported.add(node.module or "")
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "__import__"
+    foreign = {
+        name
+        for name in imported
+        if name.split(".")[0] not in sys.stdlib_module_names
+        and not any(name == one or name.startswith(f"{one}.") for one in ALLOWED)
+    }
+    assert foreign == set()
+    assert "importlib" not in imported
+
+
+@both_sets
+def test_it_reads_the_city_as_it_is(name: str) -> None:
+    vector, city = generate.load(f"city-{name}"), accepted_city(name)
+    assert city.digest.hex() == vector["digest"]
+    assert [[r.name, r.unit, r.bound] for r in city.registers] == vector["registers"]
+    assert (city.first_window, city.end_window) == (vector["first_window"], vector["end_window"])
+    assert city.public_key == vector_city(name).public_key
+
+
+@both_sets
+def test_it_makes_the_same_slots_coefficients_and_folding(name: str) -> None:
+    city, inputs = accepted_city(name), vector_city(name).inputs
+    for report in generate.load(f"reports-{name}")["reports"]:
+        slots = raw(report["slot_bytes"])
+        made = independent_meter.slot_bytes(city, report["values"], int(report["blinding"]))
+        assert made == slots
+        assert independent_meter.encode(slots, city.crypto.scale) == report["coefficients"]
+    context = independent_meter.seal_context(city.crypto)
+    ciphertext = base64.b64decode(inputs["ciphertext_b64"])
+    loaded = independent_meter.load(sealapi.Ciphertext, context, ciphertext)
+    folded = independent_meter.canonical(
+        independent_meter.residues_of(loaded), city.slots, city.crypto
+    )
+    expected = generate.load(f"folding-{name}")
+    assert independent_meter.sha256(folded).hex() == expected["canonical_sha256"]
+
+
+@both_sets
+def test_it_makes_the_reports_of_the_vectors_byte_for_byte(name: str) -> None:
+    city, vectors = accepted_city(name), generate.load(f"reports-{name}")
+    for vector in vectors["reports"]:
+        ciphertext = base64.b64decode(vector["ciphertext_b64"])
+        steps = vector_meter(vector).report(
+            city,
+            vectors["window_start"],
+            vector["values"],
+            blinding=int(vector["blinding"]),
+            encrypted=lambda _city, _slots, made=ciphertext: made,  # type: ignore[misc]
+        )
+        for field, made in (
+            ("commitment", steps.commitment),
+            ("commitment_hash", steps.commitment_hash),
+            ("seal_key", steps.seal_key),
+            ("seal_data", steps.seal_data),
+            ("transcript", steps.transcript),
+            ("report_digest", steps.digest),
+        ):
+            assert made.hex() == vector[field], field
+        message = steps.report.SerializeToString(deterministic=True)
+        assert message == raw(vector["message_head"]) + ciphertext + raw(vector["message_tail"])
+
+
+def test_it_asks_for_enrolment_in_the_same_bytes() -> None:
+    vector = generate.load("roster")
+    reports = {r["meter_id"]: r for r in generate.load("reports-ckks-2048")["reports"]}
+    for enrolment in vector["enrolments"]:
+        meter = vector_meter(reports[enrolment["meter_id"]])
+        assert meter.enrolment(raw(vector["city_id"])).hex() == enrolment["request"]
+
+
+@pytest.mark.parametrize(
+    "case", generate.load("refusals")["city_parameters"], ids=lambda case: case["name"]
+)
+def test_it_trusts_no_parameters_that_the_vectors_refuse(case: dict[str, Any]) -> None:
+    place = vector_city("ckks-2048")
+    encoded = edited(place.parameters.encode(), case["edits"])
+    identity, city_id = bytes(place.identity.verify_key), place.parameters.policy.city_id
+    with pytest.raises(Untrusted):
+        read_city(encoded, raw(case["signature"]), identity, city_id)
+
+
+def test_it_trusts_no_parameters_of_another_city() -> None:
+    vector = generate.load("city-ckks-2048")
+    encoded = raw(vector["head"]) + vector_city("ckks-2048").public_key
+    with pytest.raises(Untrusted, match="another city"):
+        read_city(encoded, raw(vector["signature"]), raw(vector["identity_key"]), bytes(16))
+
+
+@both_sets
+def test_its_reports_are_understood_and_open_to_its_readings(name: str) -> None:
+    place, city = vector_city(name), accepted_city(name)
+    parameters, window = place.parameters, generate.load(f"reports-{name}")["window_start"]
+    ids = (parameters.policy.city_id, parameters.epoch.epoch_id)
+    readings = [
+        [at * 1000 % (register.bound + 1) for register in city.registers] for at in range(12)
+    ]
+    ciphertexts, points = [], []
+    for values in readings:
+        meter = Meter.create()
+        member = open_enrolment(meter.enrolment(city.city_id), city.city_id)
+        report = parse_report(meter.report(city, window, values).report)
+        claim = report.claim
+        verify(member.signing_key, claim.transcript(), report.signature)
+        key = shared_key(place.epoch_secret, member.sealing_key, *ids, member.meter_id)
+        opened = open_sealed(key, claim.sealed_commitment, claim.commitment_hash, claim.seal_data())
+        assert claim.commitment_hash == commitment_hash(*ids, window, member.meter_id, opened)
+        points.append(parse_commitment(opened))
+        ciphertexts.append(parse_ciphertext(report.ciphertext, place.crypto, city.slots))
+    total = add(ciphertexts, place.crypto)
+    coefficients = decrypt_folded(total, place.secret, place.crypto, city.slots)
+    sums = checked_slot_sums(slot_values(coefficients, place.crypto, city.slots), len(readings))
+    totals, blinding = parameters.policy.layout.from_slot_sums(sums)
+    assert totals == np.sum(np.array(readings, dtype=np.int64), axis=0).tolist()
+    generators = Generators.derive(*ids, window, parameters.policy.register_names)
+    assert generators.commit(totals, blinding) == add_points(points)
+
+
+@pytest.mark.parametrize("values", [[-1, 0, 0, 0], [200_001, 0, 0, 0], [0, 0, 50_001, 0]])
+def test_it_refuses_a_value_beyond_its_register(values: list[int]) -> None:
+    window = generate.load("reports-ckks-2048")["window_start"]
+    with pytest.raises(Untrusted, match="a value"):
+        Meter.create().report(accepted_city("ckks-2048"), window, values)
+
+
+@pytest.mark.parametrize("moved", [1, -900 * 2, 86_400])
+def test_it_refuses_a_window_that_the_epoch_does_not_serve(moved: int) -> None:
+    window = generate.load("reports-ckks-2048")["window_start"]
+    with pytest.raises(Untrusted, match="window"):
+        Meter.create().report(accepted_city("ckks-2048"), window + moved, [0, 0, 0, 0])
