@@ -1,0 +1,346 @@
+"""A running key-holder to attack: over mTLS, with a real log, and a day of windows to spend.
+
+    answer = city.release(release)
+    city.assert_refused(release, reports)
+
+The attacker is the aggregator: it has its certificate, every report, and whatever meters it has
+corrupted. What the key-holder answered it is kept, and searched for what it must never hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from gridveil.clock import ManualClock
+from gridveil.protocol.city import CityParameters, open_city_parameters
+from gridveil.protocol.errors import Reason
+from gridveil.protocol.release import Total, open_total
+from gridveil.protocol.report import Report
+from gridveil.protocol.v1 import aggregator_pb2, keyholder_pb2, keyholder_pb2_grpc
+from gridveil.protocol.windows import lane_of
+from gridveil.transport import connect
+from gridveil_services.keyholder import identity
+from gridveil_services.keyholder.at_rest import AtRest
+from gridveil_services.keyholder.config import KeyHolderConfig
+from gridveil_services.keyholder.keyholder import KeyHolder
+from gridveil_services.keyholder.serve import make_server
+from gridveil_services.releaselog.reader import LogReader
+from gridveil_services.rpc import Role
+from tests.support.keyholders import make_config
+from tests.support.receiver import Certificates
+from tests.support.reports import (
+    BuiltRelease,
+    MeterKeys,
+    build_release,
+    build_report,
+    make_members,
+)
+
+if TYPE_CHECKING:
+    ReleaseCall = grpc.StreamUnaryMultiCallable[
+        keyholder_pb2.ReleaseMessage, keyholder_pb2.ReleaseReceipt
+    ]
+
+LENGTH = 300
+DAY = 1_700_006_400
+"""A midnight; the epoch starts with it."""
+NOON, SIX = DAY + 12 * 3600, DAY + 18 * 3600
+NOW = DAY + 23 * 3600 + 10
+"""The time of every attack: windows that ended 100 s ago may be released."""
+TIMEOUT_S = 60.0
+
+VICTIM_WH = 173_291
+"""The reading that every attack is after; no other number of a test has these bytes."""
+
+StatusKey = tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the key-holder said: a receipt, or all of a failed call that the caller can see."""
+
+    receipt: keyholder_pb2.ReleaseReceipt | None
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    text: str = ""
+    trailers: tuple[tuple[str, bytes], ...] = ()
+
+    @property
+    def status(self) -> status_pb2.Status:
+        """The google.rpc.Status of a refusal."""
+        return status_pb2.Status.FromString(dict(self.trailers)["grpc-status-details-bin"])
+
+    @property
+    def reason(self) -> str:
+        """``ErrorInfo.reason``."""
+        info = error_details_pb2.ErrorInfo()
+        assert self.status.details[0].Unpack(info)
+        assert info.domain == "gridveil"
+        return str(info.reason)
+
+    @property
+    def raw(self) -> bytes:
+        """Every byte of it."""
+        receipt = self.receipt.SerializeToString() if self.receipt else b""
+        return receipt + self.text.encode() + b"".join(value for _, value in self.trailers)
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """The meters of one part of the day, and when that is."""
+
+    meters: tuple[MeterKeys, ...]
+    version: int
+    first: int
+    end: int
+
+
+class AttackedCity:
+    """The running key-holder, the attacker's view of it, and the truth to compare with."""
+
+    def __init__(self, folder: Path) -> None:
+        self._opened = ExitStack()
+        policy = {"window_length": LENGTH, "grace": 100, "early_leeway": 60}
+        config = make_config(folder / "keyholder", **policy)
+        self.certificates = Certificates.make(folder, config.city_id)
+        self.config: KeyHolderConfig = replace(
+            config, tls=self.certificates.tls(Role.KEYHOLDER), listen="127.0.0.1:0"
+        )
+        at_rest = AtRest.load(config.key_encrypting_key_file, config.city_id)
+        self.identity_key = bytes(identity.load(config.state, at_rest).verify_key)
+        self.clock = ManualClock(DAY + 10)
+        self._log_folder = config.published / "log"
+        self._refusal: StatusKey | None = None
+        self._start()
+        self._enrol()
+        self.clock.move_to(NOW)
+        self.parameters = self._parameters()
+        self._windows = {
+            crowd: iter(range(crowd.first, crowd.end, LENGTH)) for crowd in self.crowds
+        }
+
+    def _enrol(self) -> None:
+        """By day 121 meters; one leaves at noon; 30 come at six."""
+        first = make_members(121, seed=7)
+        self.victim, self.leaver = first[0], first[-1]
+        self.newcomers = make_members(30, seed=8)
+        self._roster(enrol=first)
+        self.clock.move_to(NOON)
+        self._roster(withdraw=[self.leaver])
+        self.clock.move_to(SIX)
+        self._roster(enrol=self.newcomers)
+        day = Crowd(tuple(first), 1, DAY + LENGTH, NOON)
+        afternoon = Crowd(tuple(first[:-1]), 2, NOON + LENGTH, SIX)
+        evening = Crowd((*first[:-1], *self.newcomers), 3, SIX + LENGTH, NOW - 400)
+        self.day, self.afternoon, self.evening = self.crowds = (day, afternoon, evening)
+
+    # What a test arranges.
+
+    def window(self, crowd: Crowd | None = None) -> int:
+        """A window that nobody has tried yet, over and unsettled."""
+        return next(self._windows[crowd or self.day])
+
+    def reports(self, window: int, crowd: Crowd | None = None) -> list[Report]:
+        """What the honest meters report; the victim's is the first."""
+        meters = (crowd or self.day).meters
+        return [
+            build_report(self.parameters, meter, window, values)
+            for meter, values in zip(meters, self.readings(window, len(meters)), strict=True)
+        ]
+
+    def readings(self, window: int, count: int) -> list[tuple[int, int]]:
+        """The register values behind ``reports``."""
+        drawn = window // LENGTH % 97
+        return [(VICTIM_WH, 0), *((drawn + 11 * at, at % 3) for at in range(1, count))]
+
+    def truth(self, window: int, crowd: Crowd | None = None) -> int:
+        """The honest total of the first register."""
+        count = len((crowd or self.day).meters)
+        return sum(values[0] for values in self.readings(window, count))
+
+    def built(self, reports: Sequence[Report], crowd: Crowd | None = None) -> BuiltRelease:
+        """The release of these reports, every sum and digest in it right."""
+        crowd = crowd or self.day
+        return build_release(self.parameters, crowd.version, reports, enrolled=len(crowd.meters))
+
+    def lane(self, report: Report, crowd: Crowd | None = None, lanes: int = 2) -> int:
+        """The lane that a report falls into."""
+        claim = report.claim
+        return lane_of(self.parameters.epoch.epoch_id, claim.window_start, claim.meter_id, lanes)
+
+    # What the attacker does.
+
+    def release(self, release: BuiltRelease) -> Answer:
+        """Hand a release to the key-holder."""
+        return self._call(self._keyholder.Release, release.messages())
+
+    def progress(self, window: int, digest: bytes) -> keyholder_pb2.ReleaseProgress:
+        """What the key-holder says that it holds of a release."""
+        request = keyholder_pb2.GetReleaseProgressRequest(
+            window_start=window, release_digest=digest
+        )
+        answer: keyholder_pb2.ReleaseProgress = self._keyholder.GetReleaseProgress(
+            request, timeout=TIMEOUT_S
+        )
+        return answer
+
+    def release_as(self, role: Role, release: BuiltRelease) -> Answer:
+        """Hand a release over with another role's certificate."""
+        with self._channel(role) as channel:
+            stub = keyholder_pb2_grpc.KeyHolderStub(channel)
+            return self._call(stub.Release, release.messages())
+
+    # What came of it.
+
+    def assert_refused(
+        self,
+        release: BuiltRelease,
+        reports: Sequence[Report],
+        *,
+        decryptions: int = 1,
+        crowd: Crowd | None = None,
+    ) -> None:
+        """It was taken in, opened at most once, and refused for ever in the one form there is."""
+        window = release.header.window_start
+        logged = len(self._log())
+        answer = self.release(release)
+        self.assert_is_the_refusal(answer)
+        assert self.events(window) == ["intent", "refused"]
+        assert self.keyholder.ring.decryptions(window) == decryptions
+        assert self.release(release) == answer
+        assert self.release(self.built(reports, crowd)).reason == Reason.WINDOW_PINNED
+        assert self.progress(window, release.digest).complete
+        assert self.events(window) == ["intent", "refused"]
+        assert self.keyholder.ring.decryptions(window) == decryptions
+        assert not self.entries_file(window).exists()
+        news = self._log()[logged:]
+        assert all(report.claim.meter_id not in news for report in reports)
+        assert not any(form in news for form in _victim_forms())
+        self._assert_says_nothing(answer)
+
+    def assert_turned_away(
+        self, release: BuiltRelease, reason: Reason, *, crowd: Crowd | None = None
+    ) -> Answer:
+        """It was not even taken in: nothing was opened, and the window is as it was."""
+        window = release.header.window_start
+        answer = self.release(release)
+        assert answer.receipt is None, "the key-holder released a total"
+        assert answer.reason == reason
+        assert self.events(window) == []
+        assert self.keyholder.ring.decryptions(window) == 0
+        assert not self.entries_file(window).exists()
+        self._assert_says_nothing(answer)
+        return answer
+
+    def assert_released(self, release: BuiltRelease, total: int) -> None:
+        """The honest case: the window's one total is exactly this."""
+        answer = self.release(release)
+        assert answer.code is grpc.StatusCode.OK, answer.text
+        window = release.header.window_start
+        assert self.events(window) == ["intent", "released"]
+        assert self.total(window).sum("import_wh") == total
+        self._assert_says_nothing(answer)
+
+    def assert_is_the_refusal(self, answer: Answer) -> None:
+        """The same bytes for every cause, window and attack."""
+        assert answer.receipt is None, "the key-holder released a total"
+        assert answer.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert answer.reason == Reason.REFUSED
+        key = answer.code, answer.text, answer.trailers
+        self._refusal = self._refusal or key
+        assert key == self._refusal
+
+    def events(self, window: int) -> list[str]:
+        """What the release log says of a window."""
+        return [kind for kind, found in self._records() if found == window]
+
+    def total(self, window: int) -> Total:
+        """The released total, its signature checked."""
+        for record in LogReader(self._log_folder).poll():
+            if record.released.window_start == window:
+                signed = record.released.total
+                return open_total(signed.total, signed.signature, self.identity_key)
+        raise AssertionError("nothing was released")
+
+    def entries_file(self, window: int) -> Path:
+        """Where the opened entries of a released window are."""
+        return self.config.published / "entries" / str(window)
+
+    def _records(self) -> Iterator[tuple[str, int]]:
+        for record in LogReader(self._log_folder).poll():
+            kind = record.WhichOneof("event") or ""
+            yield kind, getattr(getattr(record, kind), "window_start", 0)
+
+    def _log(self) -> bytes:
+        return (self._log_folder / "records").read_bytes()
+
+    def _assert_says_nothing(self, answer: Answer) -> None:
+        assert not any(form in answer.raw for form in _victim_forms())
+        assert len(answer.raw) < 1024
+
+    # Running it.
+
+    def restart(self) -> None:
+        """Stop the key-holder and start it again on what it kept."""
+        self.close()
+        self._start()
+
+    def close(self) -> None:
+        """Stop."""
+        self._opened.close()
+
+    def _start(self) -> None:
+        with ExitStack() as stack:
+            self.keyholder = KeyHolder(self.config, self.clock)
+            stack.callback(self.keyholder.close)
+            server = stack.enter_context(make_server(self.keyholder, self.config))
+            self.address = server.start()
+            channel = stack.enter_context(self._channel(Role.AGGREGATOR))
+            self._keyholder = keyholder_pb2_grpc.KeyHolderStub(channel)
+            self._opened = stack.pop_all()
+
+    def _channel(self, role: Role) -> grpc.Channel:
+        tls = self.certificates.tls(role)
+        return connect(self.address, Role.KEYHOLDER, self.config.city_id, tls)
+
+    def _parameters(self) -> CityParameters:
+        signed = self._keyholder.GetCityParameters(
+            aggregator_pb2.GetCityParametersRequest(window_start=DAY), timeout=TIMEOUT_S
+        )
+        return open_city_parameters(signed.parameters, signed.signature, self.identity_key)
+
+    def _roster(self, enrol: Sequence[MeterKeys] = (), withdraw: Sequence[MeterKeys] = ()) -> None:
+        with self._channel(Role.REGISTRAR) as channel:
+            roster = keyholder_pb2_grpc.RosterStub(channel)
+            if enrol:
+                enrolments = [meter.enrolment(self.config.city_id) for meter in enrol]
+                request = keyholder_pb2.EnrolMetersRequest(enrolments=enrolments)
+                roster.EnrolMeters(request, timeout=TIMEOUT_S)
+            if withdraw:
+                ids = [meter.meter_id for meter in withdraw]
+                leaving = keyholder_pb2.WithdrawMetersRequest(meter_ids=ids)
+                roster.WithdrawMeters(leaving, timeout=TIMEOUT_S)
+
+    @staticmethod
+    def _call(release: ReleaseCall, messages: Iterator[keyholder_pb2.ReleaseMessage]) -> Answer:
+        try:
+            return Answer(release(messages, timeout=TIMEOUT_S))
+        except grpc.RpcError as error:
+            call = cast(grpc.Call, error)
+            trailers = tuple(
+                (name, value if isinstance(value, bytes) else value.encode())
+                for name, value in cast(Iterable[tuple[str, str | bytes]], call.trailing_metadata())
+            )
+            return Answer(None, call.code(), call.details() or "", trailers)
+
+
+def _victim_forms() -> list[bytes]:
+    """The victim's reading as text and as integers."""
+    widths = [VICTIM_WH.to_bytes(width, order) for width in (4, 8) for order in ("little", "big")]
+    return [str(VICTIM_WH).encode(), f"{VICTIM_WH:x}".encode(), *widths]
