@@ -120,7 +120,7 @@ class AttackedCity:
         self._start()
         self._enrol()
         self.clock.move_to(NOW)
-        self.parameters = self._parameters()
+        self.parameters = self.parameters_of(DAY)
         self._windows = {
             crowd: iter(range(crowd.first, crowd.end, LENGTH)) for crowd in self.crowds
         }
@@ -189,6 +189,17 @@ class AttackedCity:
             request, timeout=TIMEOUT_S
         )
         return answer
+
+    def release_messages(self, messages: Iterable[keyholder_pb2.ReleaseMessage]) -> Answer:
+        """Send any messages as a release."""
+        return self._call(self._keyholder.Release, iter(messages))
+
+    def parameters_of(self, window: int) -> CityParameters:
+        """The parameters of a window's epoch, verified."""
+        signed = self._keyholder.GetCityParameters(
+            aggregator_pb2.GetCityParametersRequest(window_start=window), timeout=TIMEOUT_S
+        )
+        return open_city_parameters(signed.parameters, signed.signature, self.identity_key)
 
     def release_as(self, role: Role, release: BuiltRelease) -> Answer:
         """Hand a release over with another role's certificate."""
@@ -308,12 +319,6 @@ class AttackedCity:
     def _channel(self, role: Role) -> grpc.Channel:
         tls = self.certificates.tls(role)
         return connect(self.address, Role.KEYHOLDER, self.config.city_id, tls)
-
-    def _parameters(self) -> CityParameters:
-        signed = self._keyholder.GetCityParameters(
-            aggregator_pb2.GetCityParametersRequest(window_start=DAY), timeout=TIMEOUT_S
-        )
-        return open_city_parameters(signed.parameters, signed.signature, self.identity_key)
 
     def _roster(self, enrol: Sequence[MeterKeys] = (), withdraw: Sequence[MeterKeys] = ()) -> None:
         with self._channel(Role.REGISTRAR) as channel:
