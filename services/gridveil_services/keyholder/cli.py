@@ -53,6 +53,6 @@ def serve(
         loaded = KeyHolderConfig.load(config)
         clock = make_clock(clock_origin, clock_rate, development=loaded.policy.development)
         process.serve(loaded, clock)
-    except GridveilError as error:
+    except (GridveilError, OSError) as error:
         typer.echo(" ".join(str(error).split()), err=True)
         raise typer.Exit(_REFUSES_TO_START) from None

@@ -1,0 +1,265 @@
+"""Whatever moment a key-holder dies at, its restart gives the same answer or none yet."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gridveil.clock import ManualClock
+from gridveil.protocol.errors import GridveilError, Reason, Unavailable
+from gridveil.protocol.v1.log_pb2 import LogRecord
+from gridveil_services.keyholder.keyholder import KeyHolder
+from gridveil_services.keyholder.policy import Status
+from gridveil_services.releaselog.framing import EMPTY, Head, read_frames
+from tests.support.keyholders import PreparedCity, prepare_city
+from tests.support.reports import build_release
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedCity:
+    return prepare_city(tmp_path_factory.mktemp("prepared") / "city")
+
+
+@pytest.fixture
+def city(prepared: PreparedCity, tmp_path: Path) -> PreparedCity:
+    return prepared.copy(tmp_path / "city")
+
+
+def signed_total(city: PreparedCity) -> bytes:
+    """The bytes of the window's released total in the log."""
+    (signed,) = (
+        record.released.total.SerializeToString()
+        for record in city.log().poll()
+        if record.WhichOneof("event") == "released"
+    )
+    return signed
+
+
+@contextmanager
+def unpublishable(city: PreparedCity) -> Iterator[None]:
+    """Opened entries cannot be written: a folder is in their file's place."""
+    obstacle = city.config.published / "entries" / f"{city.window}.new"
+    obstacle.mkdir()
+    yield
+    obstacle.rmdir()
+
+
+def fail_before_result(city: PreparedCity) -> None:
+    """A release that was opened and whose outcome could not be written."""
+    with city.open() as keyholder, unpublishable(city):
+        with pytest.raises(Unavailable) as refusal:
+            keyholder.releases.release(city.release.messages())
+        assert refusal.value.reason is Reason.KEYHOLDER_UNAVAILABLE
+        assert keyholder.ring.decryptions(city.window) == 1
+        # Not again in this process, whoever asks.
+        for release in (city.release, build_release(city.parameters, 1, city.reports[:119])):
+            with pytest.raises(GridveilError):
+                keyholder.releases.release(release.messages())
+        keyholder.upkeep.tick()
+        assert keyholder.ring.decryptions(city.window) == 1
+    assert city.events() == ["intent"]
+
+
+def test_a_release_that_was_opened_and_not_recorded_is_settled_at_the_next_start(
+    prepared: PreparedCity, tmp_path: Path
+) -> None:
+    undisturbed = prepared.copy(tmp_path / "undisturbed")
+    with undisturbed.open() as keyholder:
+        keyholder.releases.release(undisturbed.release.messages())
+    city = prepared.copy(tmp_path / "city")
+    fail_before_result(city)
+    with city.open() as keyholder:
+        assert keyholder.ring.decryptions(city.window) == 1
+        again = keyholder.releases.release(iter([city.release.header_message()]))
+        assert again.replayed
+        assert keyholder.ring.decryptions(city.window) == 1
+    assert city.events() == ["intent", "released"]
+    assert signed_total(city) == signed_total(undisturbed)
+    published = (undisturbed.config.published / "entries" / str(city.window)).read_bytes()
+    assert (city.config.published / "entries" / str(city.window)).read_bytes() == published
+
+
+def test_many_failures_in_a_row_end_in_the_same_total(city: PreparedCity) -> None:
+    fail_before_result(city)
+    for _ in range(5):
+        with unpublishable(city), pytest.raises(Unavailable):
+            KeyHolder(city.config, ManualClock(city.closes))
+        assert city.events() == ["intent"]
+    with city.open():
+        pass
+    assert city.events() == ["intent", "released"]
+    assert tuple(r.sum for r in city.totals()[city.window].registers) == city.truth
+
+
+def test_a_claim_is_settled_after_its_expiry_too(city: PreparedCity) -> None:
+    fail_before_result(city)
+    with city.open(ManualClock(city.expires + 900)):
+        pass
+    assert city.events() == ["intent", "released"]
+
+
+@pytest.mark.parametrize("name", ["header", "lanes", "entries"])
+@pytest.mark.parametrize("damage", ["missing", "changed", "shorter", "longer"])
+def test_a_claimed_release_that_is_not_whole_is_refused_for_ever(
+    city: PreparedCity, name: str, damage: str
+) -> None:
+    fail_before_result(city)
+    (folder,) = (city.config.state / "spool").iterdir()
+    data = (folder / name).read_bytes()
+    if damage == "missing":
+        (folder / name).unlink()
+    elif damage == "changed":
+        middle = len(data) // 2
+        changed = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+        (folder / name).write_bytes(changed)
+    else:
+        (folder / name).write_bytes(data[:-1] if damage == "shorter" else data + b"\x00")
+    for _ in range(2):
+        with city.open() as keyholder:
+            assert keyholder.ring.decryptions(city.window) == 0
+            with pytest.raises(GridveilError) as refusal:
+                keyholder.releases.release(city.release.messages())
+            assert refusal.value.reason is Reason.REFUSED
+    assert city.events() == ["intent", "refused"]
+
+
+def test_a_claimed_release_whose_roster_is_gone_keeps_the_key_holder_from_starting(
+    city: PreparedCity,
+) -> None:
+    fail_before_result(city)
+    for path in city.config.state.glob("roster.db*"):
+        path.unlink()
+    with pytest.raises(GridveilError) as refusal:
+        KeyHolder(city.config, ManualClock(city.closes))
+    assert refusal.value.reason is Reason.PARTIAL_CORRUPT
+    assert city.events() == ["intent"]
+
+
+def window_heads(records: bytes, folder: Path) -> tuple[Head, Head, Head]:
+    """The heads before the claim, after it, and after the total."""
+    (folder / "records").write_bytes(records)
+    with (folder / "records").open("rb") as file:
+        frames = list(read_frames(file, EMPTY))
+    *_, last, claim, total = frames
+    assert LogRecord.FromString(claim[1]).WhichOneof("event") == "intent"
+    return last[0], claim[0], total[0]
+
+
+def test_every_way_a_power_cut_leaves_the_log_ends_in_the_one_total(
+    prepared: PreparedCity, tmp_path: Path
+) -> None:
+    crashed = prepared.copy(tmp_path / "crashed")
+    fail_before_result(crashed)
+    finished = crashed.copy(tmp_path / "finished")
+    with finished.open():
+        pass
+    expected = signed_total(finished)
+    records = (finished.config.published / "log" / "records").read_bytes()
+    before, claimed, settled = window_heads(records, tmp_path)
+    sizes = sorted({before.size, claimed.size, settled.size, *range(before.size, settled.size, 23)})
+    for size in sizes:
+        acknowledged = [head for head in (before, claimed, settled) if head.size <= size]
+        for head in acknowledged[-2:]:
+            city = crashed.copy(tmp_path / f"{size}-{head.size}")
+            log = city.config.published / "log"
+            (log / "records").write_bytes(records[:size])
+            (log / "head").write_bytes(head.encode())
+            with city.open() as keyholder:
+                claim_is_there = size >= claimed.size
+                status = keyholder.ledger.state(city.window).status
+                assert status is (Status.RELEASED if claim_is_there else Status.OPEN)
+                assert keyholder.ring.decryptions(city.window) == (
+                    1 if claimed.size <= size < settled.size else 0
+                )
+                held = keyholder.releases.progress(city.window, city.release.digest)
+                assert held == (None if claim_is_there else len(city.release.entries))
+                keyholder.releases.release(city.release.messages(offset=held or 0))
+            assert city.events() == ["intent", "released"]
+            assert signed_total(city) == expected
+            shutil.rmtree(city.folder)
+
+
+def test_a_failed_log_stops_the_release_before_anything_is_decrypted(city: PreparedCity) -> None:
+    log, aside = city.config.published / "log", city.config.published / "aside"
+    with city.open() as keyholder:
+        log.rename(aside)
+        with pytest.raises(Unavailable) as refusal:
+            keyholder.releases.release(city.release.messages())
+        assert refusal.value.reason is Reason.KEYHOLDER_UNAVAILABLE
+        assert keyholder.ring.decryptions(city.window) == 0
+        aside.rename(log)
+        with pytest.raises(Unavailable):
+            keyholder.releases.release(city.release.messages())
+        assert keyholder.ring.decryptions(city.window) == 0
+    # The claim may have reached the disk: then its release, which is whole, is settled now.
+    with city.open() as keyholder:
+        keyholder.releases.release(city.release.messages())
+        assert keyholder.ring.decryptions(city.window) == 1
+    assert city.events() == ["intent", "released"]
+
+
+@contextmanager
+def files_at_most(size: int) -> Iterator[None]:
+    """No file of this process can grow beyond ``size`` bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_before_the_claim_only_delays_the_release(city: PreparedCity) -> None:
+    with city.open() as keyholder:
+        with files_at_most(10_000), pytest.raises(Unavailable) as refusal:
+            keyholder.releases.release(city.release.messages())
+        assert refusal.value.reason is Reason.KEYHOLDER_UNAVAILABLE
+        assert keyholder.ring.decryptions(city.window) == 0
+        held = keyholder.releases.progress(city.window, city.release.digest)
+        assert held == 0
+        keyholder.releases.release(city.release.messages())
+        assert keyholder.ring.decryptions(city.window) == 1
+    assert tuple(r.sum for r in city.totals()[city.window].registers) == city.truth
+
+
+def test_a_full_disk_after_the_claim_exposes_nothing_and_a_restart_finishes(
+    tmp_path: Path,
+) -> None:
+    city = prepare_city(tmp_path / "city", meters=200)
+    with city.open() as keyholder:
+        # What comes in fits; the opened entries, 32 bytes longer each, do not.
+        with files_at_most(len(city.release.entries) + 1000), pytest.raises(Unavailable):
+            keyholder.releases.release(city.release.messages())
+        assert keyholder.ledger.failed
+    assert city.events() == ["intent"]
+    assert city.totals() == {}
+    with city.open():
+        pass
+    assert city.events() == ["intent", "released"]
+
+
+def test_a_second_key_holder_on_the_same_state_is_refused(city: PreparedCity) -> None:
+    with city.open():
+        with pytest.raises(Unavailable) as refusal:
+            KeyHolder(city.config, ManualClock(city.closes))
+        assert refusal.value.reason is Reason.KEYHOLDER_UNAVAILABLE
+    with city.open():
+        pass
+
+
+def test_the_spool_of_a_settled_window_is_gone_after_a_restart(city: PreparedCity) -> None:
+    fail_before_result(city)
+    spool = city.config.state / "spool"
+    shutil.copytree(spool, city.folder / "kept")
+    with city.open():
+        pass
+    assert list(spool.iterdir()) == []
+    shutil.copytree(city.folder / "kept", spool, dirs_exist_ok=True)
+    with city.open() as keyholder:
+        assert keyholder.ring.decryptions(city.window) == 0
+    assert list(spool.iterdir()) == []
