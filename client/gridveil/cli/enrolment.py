@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from gridveil.files import make_folder
 from gridveil.meter_identity import MeterKeys, append_fleet, read_fleet
 from gridveil.protocol.errors import GridveilError, MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES
-from gridveil.protocol.roster import ENROLMENT_BYTES, RosterVersion
+from gridveil.protocol.roster import RosterVersion, open_enrolment
 from gridveil.registrar import MOST_A_CALL, Registrar
 
 app = typer.Typer(
@@ -43,6 +43,10 @@ def enrol(
         int | None,
         typer.Option(min=1, help="Add so many new meters to the fleet; none: enrol those in it."),
     ] = None,
+    label_from: Annotated[
+        Path | None,
+        typer.Option(help="CSV of readings: the new meters get the names that it has for meters."),
+    ] = None,
     requests: Annotated[
         Path | None,
         typer.Option(help="Enrolment requests of real meters, one a line, hex or base64."),
@@ -56,17 +60,18 @@ def enrol(
 
     Example: gridveil meters enrol --fleet fleet.jsonl --count 1000 --profile springfield/registrar
     """
-    if (fleet is None) == (requests is None) or (count is not None and fleet is None):
+    if (fleet is None) == (requests is None) or (fleet is None and (count or label_from)):
         raise _usage("give either --fleet, with or without --count, or --requests")
     loaded = load_profile(profile)
     with Registrar.open(loaded) as registrar:
         if requests is not None:
-            asked = list(_read_requests(requests))
+            asked = list(_read_requests(requests, loaded.city_id))
             with _progress("enrolling", len(asked), json) as advance:
                 version = registrar.enrol(asked, advance)
             done = len(asked)
         elif fleet is not None:
-            done, version = _enrol_fleet(registrar, loaded.city_id, fleet, count, json)
+            labels = _labels(fleet, count, label_from)
+            done, version = _enrol_fleet(registrar, loaded.city_id, fleet, labels, json)
     _show_version("enrolled", done, version, json)
 
 
@@ -89,47 +94,64 @@ def withdraw(
 
 
 def _enrol_fleet(
-    registrar: Registrar, city_id: bytes, fleet: Path, count: int | None, quiet: bool
+    registrar: Registrar, city_id: bytes, fleet: Path, labels: Sequence[str | None], quiet: bool
 ) -> tuple[int, RosterVersion | None]:
-    total = sum(1 for _ in read_fleet(fleet)) if count is None else count
-    meters = read_fleet(fleet) if count is None else _new_meters(fleet, count)
+    total = len(labels) or sum(1 for _ in read_fleet(fleet))
+    meters = _new_meters(fleet, labels) if labels else read_fleet(fleet)
     with _progress("enrolling", total, quiet) as advance:
         version = registrar.enrol((meter.enrolment_request(city_id) for meter in meters), advance)
     return total, version
 
 
-def _new_meters(fleet: Path, count: int) -> Iterator[MeterKeys]:
+def _labels(fleet: Path, count: int | None, source: Path | None) -> Sequence[str | None]:
+    """A label, or none, for each meter to be made."""
+    if source is None:
+        return [None] * (count or 0)
+    from gridveil.simulator.csv_source import CsvSource
+
+    known = {meter.label for meter in read_fleet(fleet)} if fleet.exists() else set()
+    fresh = [name for name in CsvSource(source).names() if name not in known]
+    if len(fresh) < (count or 1):
+        raise _usage(f"{source.name} names {len(fresh)} meters that are not in the fleet yet")
+    return fresh[:count]
+
+
+def _new_meters(fleet: Path, labels: Iterable[str | None]) -> Iterator[MeterKeys]:
     """New meters, on disk before they are handed out."""
     make_folder(fleet.absolute().parent)
-    fresh = (MeterKeys.create() for _ in range(count))
+    fresh = (MeterKeys.create(label) for label in labels)
     while chunk := list(islice(fresh, MOST_A_CALL)):
         append_fleet(fleet, chunk)
         yield from chunk
 
 
-def _read_requests(path: Path) -> Iterator[bytes]:
+def _read_requests(path: Path, city_id: bytes) -> Iterator[bytes]:
     try:
         lines = path.read_text("ascii").splitlines()
     except (OSError, UnicodeDecodeError):
         raise _usage(f"{path.name} cannot be read as text") from None
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield _parse_request(line.strip(), f"{path.name}, line {number}")
+            yield _parse_request(line.strip(), city_id, f"{path.name}, line {number}")
 
 
-def _parse_request(line: str, where: str) -> bytes:
-    decoders: Iterable[Callable[[str], bytes]] = (
-        bytes.fromhex,
-        lambda text: base64.b64decode(text, validate=True),
-    )
-    for decode in decoders:
-        try:
-            request = decode(line)
-        except (ValueError, binascii.Error):
-            continue
-        if len(request) == ENROLMENT_BYTES:
-            return request
-    raise _usage(f"{where} is not an enrolment request in hex or base64")
+def _parse_request(line: str, city_id: bytes, where: str) -> bytes:
+    try:
+        request = bytes.fromhex(line)
+    except ValueError:
+        request = _from_base64(line)
+    try:
+        open_enrolment(request, city_id)
+    except GridveilError as error:
+        raise type(error)(error.reason, f"{where}: {error.message}") from None
+    return request
+
+
+def _from_base64(line: str) -> bytes:
+    try:
+        return base64.b64decode(line, validate=True)
+    except binascii.Error:
+        return b""
 
 
 def _parse_id(value: str) -> bytes:

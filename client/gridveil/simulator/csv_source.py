@@ -80,6 +80,22 @@ class CsvSource:
             raise self._unreadable(error, 0) from None
         return None if header == _LONG_HEADER else max(0, len(header) - 1)
 
+    def names(self) -> list[str]:
+        """The meters of the file, in the order in which they first appear."""
+        line, names = 1, dict[str, None]()
+        try:
+            with _open(self.path) as file:
+                rows = csv.reader(file, strict=True)
+                next(rows, None)
+                for line, row in enumerate(rows, 2):
+                    try:
+                        names[_name(row[0] if row else "")] = None
+                    except BadReading as fault:
+                        self._pass_over(line, fault, False)
+        except _FAULTS as error:
+            raise self._unreadable(error, line) from None
+        return list(names)
+
     def _layout(
         self, header: list[str], windows: Sequence[int], bounds: ReadingBounds
     ) -> _WideRows | _LongRows:
