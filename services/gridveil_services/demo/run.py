@@ -174,12 +174,13 @@ class _Play:
 
     def run(self) -> tuple[list[WindowResult], Tally]:
         households = threading.Thread(target=self._guarded(self._report), daemon=True)
-        with Operator.open(self._paths.profile("operator")) as operator:
-            watching = self._guarded(lambda: self._watch(operator))
-            threading.Thread(target=watching, daemon=True).start()
-            households.start()
-            results = self._collect()
+        operator = threading.Thread(target=self._guarded(self._watch), daemon=True)
+        operator.start()
+        households.start()
+        results = self._collect()
         households.join(_PATIENCE_S)
+        if all(result.outcome for result in results):
+            operator.join()
         return results, self._tally
 
     def _guarded(self, work: Callable[[], None]) -> Callable[[], None]:
@@ -200,9 +201,14 @@ class _Play:
                 self._plan.first_window, self._plan.options.windows, self._audience.progress
             )
 
-    def _watch(self, operator: Operator) -> None:
-        for outcome in operator.watch(self._plan.first_window):
-            self._settled.put(outcome)
+    def _watch(self) -> None:
+        awaited = set(self._plan.windows)
+        with Operator.open(self._paths.profile("operator")) as operator:
+            for outcome in operator.watch(self._plan.first_window):
+                self._settled.put(outcome)
+                awaited.discard(outcome.window_start)
+                if not awaited:
+                    return
 
     def _collect(self) -> list[WindowResult]:
         results: dict[int, WindowResult] = {}
