@@ -1,7 +1,7 @@
 """A meter written from docs/protocol.md alone.
 
 It imports nothing of the gridveil package but the generated stubs, and shares no code with it: SEAL
-(through TenSEAL's bindings) encrypts, PyNaCl signs and seals, rbcl does the group.
+(through TenSEAL's bindings) encrypts, PyNaCl signs and seals, rbcl does the group, gRPC carries.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import math
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import grpc
 import rbcl
+from google.rpc import error_details_pb2, status_pb2
 from nacl import bindings
 from nacl.signing import SigningKey, VerifyKey
 from tenseal import sealapi
 
-from gridveil.protocol.v1 import report_pb2
+from gridveil.protocol.v1 import aggregator_pb2, aggregator_pb2_grpc, report_pb2
 
 GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
 
@@ -392,3 +395,76 @@ class Meter:
             signature=SigningKey(self.ed25519_seed).sign(transcript).signature,
         )
         return Steps(slots, commitment, h, key, data, transcript, report)
+
+
+class Refused(Exception):
+    """What the aggregator said, by its reason."""
+
+
+NOT_NOW = {
+    "OVERLOADED",
+    "DRAINING",
+    "STORE_UNAVAILABLE",
+    "STORE_FULL",
+    "KEYHOLDER_UNAVAILABLE",
+    "INTERNAL",
+}
+"""Reasons of the table "Submitting a report" after which the same call is repeated later."""
+
+
+class Aggregator:
+    """The sections "Messages", "TLS" and "Errors"."""
+
+    def __init__(self, address: str, city_id: bytes, ca: bytes, certificate: bytes, key: bytes):
+        credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+        name = f"aggregator.{city_id.hex()}.gridveil"
+        options = [("grpc.ssl_target_name_override", name)]
+        self.channel = grpc.secure_channel(address, credentials, options)
+        self._stub = aggregator_pb2_grpc.AggregatorStub(self.channel)
+
+    def parameters(self, window: int, identity_key: bytes, city_id: bytes) -> City:
+        """Verified city parameters for a window."""
+        request = aggregator_pb2.GetCityParametersRequest(window_start=window)
+        signed = self._call(self._stub.GetCityParameters, request)
+        return read_city(signed.parameters, signed.signature, identity_key, city_id)
+
+    def submit(self, steps: Steps) -> report_pb2.Receipt:
+        """Hand a report in; its receipt names it."""
+        receipt: report_pb2.Receipt = self._call(self._stub.SubmitReport, steps.report)
+        require(receipt.report_digest == steps.digest, "a receipt for something else")
+        return receipt
+
+    def submit_all(self, batch: Sequence[Steps]) -> list[report_pb2.ReportOutcome]:
+        """Hand several reports in; an outcome each."""
+        request = aggregator_pb2.SubmitReportsRequest(reports=[steps.report for steps in batch])
+        require(request.ByteSize() <= 3_670_016, "too long a batch")
+        return list(self._call(self._stub.SubmitReports, request).outcomes)
+
+    def _call(self, method: Any, request: Any) -> Any:
+        for _ in range(60):
+            try:
+                return self._call_once(method, request)
+            except Refused as refused:
+                if str(refused) not in NOT_NOW:
+                    raise
+            time.sleep(0.25)
+        raise Refused("given up")
+
+    def _call_once(self, method: Any, request: Any) -> Any:
+        try:
+            return method(request, timeout=10)
+        except grpc.RpcError as error:
+            trailers = cast(grpc.Call, error).trailing_metadata() or ()
+            metadata: dict[str, Any] = {key: value for key, value in trailers}  # noqa: C416
+            status = status_pb2.Status.FromString(metadata["grpc-status-details-bin"])
+            raise Refused(reason_of(status)) from None
+
+
+def reason_of(status: status_pb2.Status) -> str:
+    """The reason in a status."""
+    info = error_details_pb2.ErrorInfo()
+    found = [detail for detail in status.details if detail.Is(info.DESCRIPTOR)]
+    require(len(found) == 1, "a refusal has one reason")
+    found[0].Unpack(info)
+    require(info.domain == "gridveil", "somebody else's refusal")
+    return str(info.reason)

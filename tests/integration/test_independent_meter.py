@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from tenseal import sealapi
 
+from gridveil.operator import Operator, ReleasedTotal
+from gridveil.profile import Profile
 from gridveil.protocol.ciphertext import add, parse_ciphertext
 from gridveil.protocol.commitment import Generators, add_points, commitment_hash, parse_commitment
 from gridveil.protocol.decoding import checked_slot_sums, decrypt_folded, slot_values
@@ -20,14 +22,26 @@ from gridveil.protocol.report import parse_report
 from gridveil.protocol.roster import open_enrolment
 from gridveil.protocol.sealing import open_sealed, shared_key
 from gridveil.protocol.signing import verify
+from gridveil.registrar import Registrar
 from tests.integration import independent_meter
-from tests.integration.independent_meter import City, Meter, Untrusted, read_city
+from tests.integration.independent_meter import (
+    Aggregator,
+    City,
+    Meter,
+    Refused,
+    Steps,
+    Untrusted,
+    read_city,
+    reason_of,
+)
+from tests.support.city import TestCity
 from tests.vectors import generate
 from tests.vectors.material import city as vector_city
 from tests.vectors.wire import edited
 
 SOURCE = Path(independent_meter.__file__)
-ALLOWED = {"gridveil.protocol.v1", "nacl", "rbcl", "tenseal"}
+ALLOWED = {"gridveil.protocol.v1", "google.rpc", "grpc", "nacl", "rbcl", "tenseal"}
+METERS = 105
 both_sets = pytest.mark.parametrize("name", PARAMETER_SETS)
 
 
@@ -186,3 +200,76 @@ def test_it_refuses_a_window_that_the_epoch_does_not_serve(moved: int) -> None:
     window = generate.load("reports-ckks-2048")["window_start"]
     with pytest.raises(Untrusted, match="window"):
         Meter.create().report(accepted_city("ckks-2048"), window + moved, [0, 0, 0, 0])
+
+
+@both_sets
+def test_a_city_of_independent_meters_gets_its_exact_total(name: str, tmp_path: Path) -> None:
+    """Every meter is one of these: enrolled, heard, counted, and refused as documented."""
+    with TestCity.create(
+        tmp_path, parameter_set=name, min_cohort=100, rate=12.0, window_length=60, grace=900
+    ) as running:
+        running.start_all()
+        meters = [Meter.create() for _ in range(METERS)]
+        profile = running.profile("meter")
+        enrolments = [meter.enrolment(profile.city_id) for meter in meters]
+        with Registrar.open(running.profile("registrar")) as registrar:
+            version = registrar.enrol(iter(enrolments))
+        assert version is not None
+        window = max(version.effective_window, running.window(ahead=1))
+        running.wait_until(window)
+        aggregator = _connected(profile)
+        with aggregator.channel:
+            readings = _report(running, aggregator, profile, meters, window)
+        total = _total(running, window)
+        assert total.count == METERS
+        assert total.sum("import_wh") == sum(imported for imported, _ in readings)
+        assert total.sum("export_wh") == sum(exported for _, exported in readings)
+
+
+def _connected(profile: Profile) -> Aggregator:
+    tls = (profile.tls.ca, profile.tls.certificate, profile.tls.key)
+    address = profile.endpoints["aggregator"]
+    return Aggregator(address, profile.city_id, *(path.read_bytes() for path in tls))
+
+
+def _report(
+    running: TestCity, aggregator: Aggregator, profile: Profile, meters: list[Meter], window: int
+) -> list[tuple[int, int]]:
+    city = aggregator.parameters(window, profile.identity_key, profile.city_id)
+    readings = [(at * at, 7 * at % 3) for at in range(len(meters))]
+    reports = [
+        meter.report(city, window, reading) for meter, reading in zip(meters, readings, strict=True)
+    ]
+    ahead = meters[0].report(city, window + city.window_length * 5, (1, 0))
+    with pytest.raises(Refused, match="WINDOW_TOO_EARLY"):
+        aggregator.submit(ahead)
+    running.wait_until(window + city.window_length)
+    _submit_one(aggregator, city, meters[0], reports[0])
+    with pytest.raises(Refused, match="SIGNATURE_INVALID"):
+        aggregator.submit(Meter.create().report(city, window, (1, 0)))
+    size = city.batch_limit
+    for at in range(0, len(reports), size):
+        outcomes = aggregator.submit_all(reports[at : at + size])
+        for steps, outcome in zip(reports[at : at + size], outcomes, strict=True):
+            assert outcome.HasField("receipt"), reason_of(outcome.error)
+            assert outcome.receipt.report_digest == steps.digest
+    return readings
+
+
+def _submit_one(aggregator: Aggregator, city: City, meter: Meter, steps: Steps) -> None:
+    """A report, the same bytes again, and another one."""
+    first = aggregator.submit(steps)
+    again = aggregator.submit(steps)
+    assert (first.duplicate, again.duplicate) == (False, True)
+    assert again.accepted_at_ms == first.accepted_at_ms
+    with pytest.raises(Refused, match="EQUIVOCATION"):
+        aggregator.submit(meter.report(city, steps.report.window_start, (5, 5)))
+
+
+def _total(running: TestCity, window: int) -> ReleasedTotal:
+    with Operator.open(running.profile("operator")) as operator:
+        for outcome in operator.watch(window, give_up_after_s=30):
+            assert outcome.window_start == window
+            assert isinstance(outcome, ReleasedTotal), running.log("keyholder")[-2000:]
+            return outcome
+    raise AssertionError("the window was never settled")
