@@ -86,8 +86,7 @@ def judge(entry: Entry, answer: Answer, now: float, closes: float, draw: Draw) -
     retry_after_s = getattr(answer, "retry_after_s", None)
     due_at = next_attempt(entry.attempts + 1, now, closes, retry_after_s, draw)
     if due_at is None:
-        last = Reason.WINDOW_CLOSED if now >= closes else reason
-        return Verdict(window, meter, State.GAVE_UP, last, answered=False)
+        return Verdict(window, meter, State.GAVE_UP, Reason.WINDOW_CLOSED, answered=False)
     return Verdict(window, meter, State.WAITING, reason, due_at)
 
 

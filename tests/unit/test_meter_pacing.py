@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from functools import partial
 
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridveil.outcomes import OUTCOMES, Ending
-from gridveil.pacing import CAP_S, FLOOR_S, MOST_ATTEMPTS, first_attempt, next_attempt
+from gridveil.pacing import CAP_S, FLOOR_S, LEARN_S, first_attempt, next_attempt
 from gridveil.protocol.errors import Reason
 from gridveil.protocol.windows import WindowRules
 
@@ -43,7 +42,7 @@ def test_a_late_first_attempt_comes_at_once_or_before_the_window_closes(
 
 
 @given(
-    draws=st.lists(unit, min_size=MOST_ATTEMPTS, max_size=MOST_ATTEMPTS),
+    draws=st.lists(unit, min_size=30, max_size=30),
     start=st.floats(END, CLOSES + 600),
     asked=st.none() | st.floats(0, 20),
 )
@@ -56,19 +55,19 @@ def test_no_report_is_sent_more_than_three_times_in_any_ten_seconds(
         if due is None:
             break
         times.append(due)
-    assert len(times) == MOST_ATTEMPTS
+    assert len(times) == 31 or times[-1] >= CLOSES + LEARN_S
     for at, first in enumerate(times[:-3]):
         assert times[at + 3] - first >= 10 - 1e-6
 
 
-@given(attempts=st.integers(1, MOST_ATTEMPTS - 1), asked=st.floats(0, 3600), u=unit)
+@given(attempts=st.integers(1, 5000), asked=st.floats(0, LEARN_S), u=unit)
 def test_the_servers_wish_is_waited_for(attempts: int, asked: float, u: float) -> None:
     due = next_attempt(attempts, END, CLOSES, asked, lambda: u)
     assert due is not None
     assert due >= END + asked
 
 
-@given(attempts=st.integers(1, MOST_ATTEMPTS - 1), left=st.floats(FLOOR_S + 0.1, 300), u=unit)
+@given(attempts=st.integers(1, 5000), left=st.floats(FLOOR_S + 0.1, 300), u=unit)
 def test_a_wait_is_shortened_to_reach_the_window_before_it_closes(
     attempts: int, left: float, u: float
 ) -> None:
@@ -77,13 +76,32 @@ def test_a_wait_is_shortened_to_reach_the_window_before_it_closes(
     assert due <= CLOSES
 
 
-def test_waits_grow_up_to_the_cap_and_end() -> None:
+def test_waits_grow_up_to_the_cap() -> None:
     spans = [
-        (next_attempt(n, 0, math.inf, None, lambda: 1 - 1e-12) or 0) - FLOOR_S
-        for n in range(1, MOST_ATTEMPTS)
+        (next_attempt(n, CLOSES, CLOSES, None, lambda: 1 - 1e-12) or 0) - CLOSES - FLOOR_S
+        for n in range(1, 10)
     ]
-    assert spans == pytest.approx([2, 4, 8, 16, 32, *[CAP_S] * (MOST_ATTEMPTS - 6)])
-    assert next_attempt(MOST_ATTEMPTS, 0, math.inf, None, lambda: 0.5) is None
+    assert spans == pytest.approx([2, 4, 8, 16, 32, *[CAP_S] * 4])
+
+
+def test_a_server_cannot_put_a_report_off_for_ever() -> None:
+    due = next_attempt(1, END, CLOSES, 1e12, lambda: 0.5)
+    assert due is not None
+    assert due <= END + LEARN_S + CAP_S
+
+
+@pytest.mark.parametrize(("grace", "most"), [(300, 60), (86_400, 200)])
+def test_an_unanswered_report_is_sent_a_bounded_number_of_times(grace: int, most: int) -> None:
+    source = random.Random(3)
+    for _ in range(50):
+        times = [float(END)]
+        while (
+            due := next_attempt(len(times), times[-1], END + grace, None, source.random)
+        ) is not None:
+            times.append(due)
+        assert len(times) <= most
+        assert END + grace + LEARN_S <= times[-1] < END + grace + LEARN_S + FLOOR_S + CAP_S
+        assert any(t < END + grace for t in times[1:])
 
 
 def test_every_reason_has_its_ending() -> None:

@@ -60,6 +60,7 @@ class ReportFactory:
         self._pool = (
             ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) if workers else None
         )
+        self._workers = workers
         self._room = max(1, workers * _AHEAD)
         self._pending: deque[tuple[Chunk, Future[list[bytes]]]] = deque()
 
@@ -74,6 +75,13 @@ class ReportFactory:
     ) -> None:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
+
+    def warm_up(self) -> None:
+        """Load what encrypts, in every worker, before time matters."""
+        if self._pool is None:
+            _load_encryption()
+        else:
+            wait([self._pool.submit(_load_encryption) for _ in range(self._workers)])
 
     @property
     def idle(self) -> bool:
@@ -109,6 +117,10 @@ class ReportFactory:
             chunk, done = self._pending.popleft()
             built.append(Built(chunk, _prepared(chunk, done.result())))
         return built
+
+
+def _load_encryption() -> None:
+    from gridveil import encryption  # noqa: F401 - the import is the point
 
 
 def build_reports(

@@ -121,6 +121,7 @@ class Simulator:
             Unavailable: the aggregator was out of reach from the start, or the outbox fails.
         """
         policy = self._first_contact().policy
+        self._factory.warm_up()
         rules, length = policy.rules, policy.window_length
         first = rules.start_at(self._clock.now()) if first_window is None else first_window
         rules.check_aligned(first)
@@ -201,12 +202,13 @@ class Simulator:
 
     def _wait(self, due_at: float | None, plan: Plan, tally: Tally) -> None:
         times = [at for at in (due_at, plan.next_time()) if at is not None]
-        missing = min(times, default=0.0) - self._clock.now()
-        seconds = min(_NAP_S, max(0.0, self._clock.real(missing))) if times else _NAP_S
-        if self._factory.idle:
-            time.sleep(seconds)
+        if not self._factory.idle:
+            self._keep_finished(_NAP_S / 10, tally)
+        elif times:
+            missing = max(0.0, min(times) - self._clock.now())
+            self._clock.sleep(min(missing, _NAP_S / self._clock.real(1.0)))
         else:
-            self._keep_finished(seconds, tally)
+            time.sleep(_NAP_S)
 
     def _build(
         self,
