@@ -129,7 +129,7 @@ class Operator:
         state = WatchState(from_window, give_up_after_s)
         while True:
             try:
-                self._reach()
+                self._reach(give_up_after_s)
                 state.connected(time.monotonic())
                 with closing(self._settled(state.resume_from)) as outcomes:
                     for outcome in outcomes:
@@ -176,10 +176,10 @@ class Operator:
             for message in messages:
                 yield self._opener.open(message)
 
-    def _reach(self) -> None:
+    def _reach(self, patience_s: float | None) -> None:
         ready = grpc.channel_ready_future(self._channel("totals"))
         try:
-            ready.result(timeout=self._timeout)
+            ready.result(timeout=_connect_timeout(self._timeout, patience_s))
         except grpc.FutureTimeoutError:
             ready.cancel()
             raise _unreachable() from None
@@ -257,7 +257,7 @@ class AsyncOperator:
         state = WatchState(from_window, give_up_after_s)
         while True:
             try:
-                await self._reach()
+                await self._reach(give_up_after_s)
                 state.connected(time.monotonic())
                 async with aclosing(self._settled(state.resume_from)) as outcomes:
                     async for outcome in outcomes:
@@ -281,9 +281,10 @@ class AsyncOperator:
             async for message in messages:
                 yield self._opener.open(message)
 
-    async def _reach(self) -> None:
+    async def _reach(self, patience_s: float | None) -> None:
+        timeout = _connect_timeout(self._timeout, patience_s)
         try:
-            await asyncio.wait_for(self._channel.channel_ready(), self._timeout)
+            await asyncio.wait_for(self._channel.channel_ready(), timeout)
         except TimeoutError:
             raise _unreachable() from None
 
@@ -296,6 +297,10 @@ async def _stream_async(call: grpc.aio.UnaryStreamCall[Any, T]) -> AsyncGenerato
         raise from_rpc_error(error) from None
     finally:
         call.cancel()
+
+
+def _connect_timeout(timeout_s: float, patience_s: float | None) -> float:
+    return timeout_s if patience_s is None else min(timeout_s, max(patience_s, 1.0))
 
 
 def _unreachable() -> Unavailable:
