@@ -60,7 +60,8 @@ class TotalsServicer:
     """Missing associated documentation comment in .proto file."""
 
     def GetTotal(self, request, context):
-        """One window. NOT_FOUND if the key-holder knows nothing of it. Roles: operator, auditor.
+        """One settled window. NOT_RELEASED, in one shape, for every window that is not settled: in work,
+        late, too small or never begun. Roles: operator, auditor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,15 +75,18 @@ class TotalsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchTotals(self, request, context):
-        """Settled windows from a window on, then every new one as it settles. Roles: operator, auditor.
+        """First the settled windows from a window on, ascending; then each window from there on as it
+        settles, in the order of settlement, which need not be that of time. Each once, none left out.
+        To resume, ask again from the earliest window that may still have been unsettled (an unsettled
+        window expires 24 h after its end), and leave out what was seen. Roles: operator, auditor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetEntries(self, request, context):
-        """The opened entries of a released window, for recomputing the opening equation. Roles: by the
-        key-holder's policy, auditor at the most.
+        """The opened entries of a released window, for recomputing the opening equation. NOT_FOUND if the
+        key-holder's policy does not publish them. Roles: auditor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

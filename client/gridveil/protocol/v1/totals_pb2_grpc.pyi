@@ -32,28 +32,40 @@ class TotalsStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TotalsAsyncStub: ...
     GetTotal: _grpc.UnaryUnaryMultiCallable[_totals_pb2.GetTotalRequest, _totals_pb2.WindowOutcome]
-    """One window. NOT_FOUND if the key-holder knows nothing of it. Roles: operator, auditor."""
+    """One settled window. NOT_RELEASED, in one shape, for every window that is not settled: in work,
+    late, too small or never begun. Roles: operator, auditor.
+    """
     ListTotals: _grpc.UnaryUnaryMultiCallable[_totals_pb2.ListTotalsRequest, _totals_pb2.ListTotalsResponse]
     """Settled windows of a range, oldest first, paged. Roles: operator, auditor."""
     WatchTotals: _grpc.UnaryStreamMultiCallable[_totals_pb2.WatchTotalsRequest, _totals_pb2.WindowOutcome]
-    """Settled windows from a window on, then every new one as it settles. Roles: operator, auditor."""
+    """First the settled windows from a window on, ascending; then each window from there on as it
+    settles, in the order of settlement, which need not be that of time. Each once, none left out.
+    To resume, ask again from the earliest window that may still have been unsettled (an unsettled
+    window expires 24 h after its end), and leave out what was seen. Roles: operator, auditor.
+    """
     GetEntries: _grpc.UnaryStreamMultiCallable[_totals_pb2.GetEntriesRequest, _totals_pb2.OpenedEntries]
-    """The opened entries of a released window, for recomputing the opening equation. Roles: by the
-    key-holder's policy, auditor at the most.
+    """The opened entries of a released window, for recomputing the opening equation. NOT_FOUND if the
+    key-holder's policy does not publish them. Roles: auditor.
     """
 
 @_typing.type_check_only
 class TotalsAsyncStub(TotalsStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetTotal: _aio.UnaryUnaryMultiCallable[_totals_pb2.GetTotalRequest, _totals_pb2.WindowOutcome]  # type: ignore[assignment]
-    """One window. NOT_FOUND if the key-holder knows nothing of it. Roles: operator, auditor."""
+    """One settled window. NOT_RELEASED, in one shape, for every window that is not settled: in work,
+    late, too small or never begun. Roles: operator, auditor.
+    """
     ListTotals: _aio.UnaryUnaryMultiCallable[_totals_pb2.ListTotalsRequest, _totals_pb2.ListTotalsResponse]  # type: ignore[assignment]
     """Settled windows of a range, oldest first, paged. Roles: operator, auditor."""
     WatchTotals: _aio.UnaryStreamMultiCallable[_totals_pb2.WatchTotalsRequest, _totals_pb2.WindowOutcome]  # type: ignore[assignment]
-    """Settled windows from a window on, then every new one as it settles. Roles: operator, auditor."""
+    """First the settled windows from a window on, ascending; then each window from there on as it
+    settles, in the order of settlement, which need not be that of time. Each once, none left out.
+    To resume, ask again from the earliest window that may still have been unsettled (an unsettled
+    window expires 24 h after its end), and leave out what was seen. Roles: operator, auditor.
+    """
     GetEntries: _aio.UnaryStreamMultiCallable[_totals_pb2.GetEntriesRequest, _totals_pb2.OpenedEntries]  # type: ignore[assignment]
-    """The opened entries of a released window, for recomputing the opening equation. Roles: by the
-    key-holder's policy, auditor at the most.
+    """The opened entries of a released window, for recomputing the opening equation. NOT_FOUND if the
+    key-holder's policy does not publish them. Roles: auditor.
     """
 
 class TotalsServicer(metaclass=_abc_1.ABCMeta):
@@ -63,7 +75,9 @@ class TotalsServicer(metaclass=_abc_1.ABCMeta):
         request: _totals_pb2.GetTotalRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_totals_pb2.WindowOutcome, _abc.Awaitable[_totals_pb2.WindowOutcome]]:
-        """One window. NOT_FOUND if the key-holder knows nothing of it. Roles: operator, auditor."""
+        """One settled window. NOT_RELEASED, in one shape, for every window that is not settled: in work,
+        late, too small or never begun. Roles: operator, auditor.
+        """
 
     @_abc_1.abstractmethod
     def ListTotals(
@@ -79,7 +93,11 @@ class TotalsServicer(metaclass=_abc_1.ABCMeta):
         request: _totals_pb2.WatchTotalsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_totals_pb2.WindowOutcome], _abc.AsyncIterator[_totals_pb2.WindowOutcome]]:
-        """Settled windows from a window on, then every new one as it settles. Roles: operator, auditor."""
+        """First the settled windows from a window on, ascending; then each window from there on as it
+        settles, in the order of settlement, which need not be that of time. Each once, none left out.
+        To resume, ask again from the earliest window that may still have been unsettled (an unsettled
+        window expires 24 h after its end), and leave out what was seen. Roles: operator, auditor.
+        """
 
     @_abc_1.abstractmethod
     def GetEntries(
@@ -87,8 +105,8 @@ class TotalsServicer(metaclass=_abc_1.ABCMeta):
         request: _totals_pb2.GetEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_totals_pb2.OpenedEntries], _abc.AsyncIterator[_totals_pb2.OpenedEntries]]:
-        """The opened entries of a released window, for recomputing the opening equation. Roles: by the
-        key-holder's policy, auditor at the most.
+        """The opened entries of a released window, for recomputing the opening equation. NOT_FOUND if the
+        key-holder's policy does not publish them. Roles: auditor.
         """
 
 def add_TotalsServicer_to_server(servicer: TotalsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
