@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from typing import Protocol, TypeVar, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -119,8 +120,7 @@ def from_rpc_error(error: grpc.RpcError) -> GridveilError:
     """The typed error behind a failed call (blocking or asyncio)."""
     call = cast(grpc.Call, error)
     code = call.code()
-    status = rpc_status.from_call(call) if call.trailing_metadata() else None
-    return from_status(status, code) if status else _without_detail(code)
+    return from_status(_status_of(call) or status_pb2.Status(), code)
 
 
 def from_status(status: status_pb2.Status, code: grpc.StatusCode | None = None) -> GridveilError:
@@ -128,15 +128,26 @@ def from_status(status: status_pb2.Status, code: grpc.StatusCode | None = None) 
     code = code or _BY_VALUE.get(status.code, grpc.StatusCode.UNKNOWN)
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     retry_after: float | None = None
-    for detail in status.details:
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-        elif detail.Is(retry.DESCRIPTOR):
-            detail.Unpack(retry)
-            retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    try:
+        for detail in status.details:
+            if detail.Is(info.DESCRIPTOR):
+                detail.Unpack(info)
+            elif detail.Is(retry.DESCRIPTOR):
+                detail.Unpack(retry)
+                retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    except DecodeError:
+        return _without_detail(code)
     if info.domain != DOMAIN or info.reason not in Reason.__members__:
         return _without_detail(code)
     return _build(code, Reason(info.reason), status.message, retry_after, dict(info.metadata))
+
+
+def _status_of(call: grpc.Call) -> status_pb2.Status | None:
+    """The status in a failed call's trailers; None if there is none that can be read."""
+    try:
+        return rpc_status.from_call(call) if call.trailing_metadata() else None
+    except (DecodeError, ValueError):
+        return None
 
 
 def _without_detail(code: grpc.StatusCode) -> GridveilError:
@@ -153,5 +164,6 @@ def _build(
 ) -> GridveilError:
     family = _FAMILIES.get(code, InternalFault)
     if issubclass(family, Exhausted | Unavailable):
+        metadata.pop("retry_after_s", None)
         return family(reason, message, retry_after_s=retry_after, **metadata)
     return family(reason, message, **metadata)

@@ -99,7 +99,7 @@ class Reason(StrEnum):
 class GridveilError(Exception):
     """Base of all failures. ``metadata`` may cross the wire: short, without secrets."""
 
-    def __init__(self, reason: Reason, message: str, **metadata: str) -> None:
+    def __init__(self, reason: Reason, message: str, /, **metadata: str) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
@@ -137,7 +137,13 @@ class Exhausted(GridveilError):
     """A limit was reached."""
 
     def __init__(
-        self, reason: Reason, message: str, *, retry_after_s: float | None = None, **metadata: str
+        self,
+        reason: Reason,
+        message: str,
+        /,
+        *,
+        retry_after_s: float | None = None,
+        **metadata: str,
     ) -> None:
         super().__init__(reason, message, **metadata)
         self.retry_after_s = retry_after_s
@@ -147,7 +153,13 @@ class Unavailable(GridveilError):
     """Try the same call again later; ``retry_after_s`` says when, if known."""
 
     def __init__(
-        self, reason: Reason, message: str, *, retry_after_s: float | None = None, **metadata: str
+        self,
+        reason: Reason,
+        message: str,
+        /,
+        *,
+        retry_after_s: float | None = None,
+        **metadata: str,
     ) -> None:
         super().__init__(reason, message, **metadata)
         self.retry_after_s = retry_after_s
