@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gridveil.clock import ManualClock
 from gridveil.protocol.ciphertext import add, parse_ciphertext, to_bytes
 from gridveil.protocol.city import EntryAudience
-from gridveil.protocol.commitment import Generators, add_points
+from gridveil.protocol.commitment import IDENTITY, Generators, add_points, commitment_hash
 from gridveil.protocol.errors import GridveilError, Reason
 from gridveil.protocol.release import ENTRY_BYTES, LaneSum
 from gridveil.protocol.report import Report, sign_report
+from gridveil.protocol.sealing import open_sealed, seal, shared_key
 from gridveil.protocol.v1.keyholder_pb2 import EntryChunk, ReleaseMessage
 from gridveil.verification import verify_total
 from gridveil_services.keyholder.keyholder import KeyHolder
@@ -334,7 +336,78 @@ def beyond_bound(city: PreparedCity) -> BuiltRelease:
     return build_release(city.parameters, city.roster_version, replaced(city, report))
 
 
-AFTER_CLAIM = [wrong_seal, other_values, doubled_sum, noise, swapped_sums, beyond_bound]
+def sealed(city: PreparedCity, at: int, shown: bytes, inside: bytes) -> Report:
+    """A meter's report that shows the hash of one commitment and seals another."""
+    parameters, meter, report = city.parameters, city.meters[at], city.reports[at]
+    ids = parameters.policy.city_id, parameters.epoch.epoch_id
+    key = shared_key(meter.sealing_secret, parameters.epoch.sealing_key, *ids, meter.meter_id)
+    h = commitment_hash(*ids, city.window, meter.meter_id, shown)
+    claim = replace(report.claim, commitment_hash=h)
+    claim = replace(claim, sealed_commitment=seal(key, inside, h, claim.seal_data()))
+    return sign_report(claim, report.ciphertext, meter.signing_key)
+
+
+def commitment_of(city: PreparedCity, at: int) -> bytes:
+    parameters, meter, claim = city.parameters, city.meters[at], city.reports[at].claim
+    ids = parameters.policy.city_id, parameters.epoch.epoch_id
+    key = shared_key(meter.sealing_secret, parameters.epoch.sealing_key, *ids, meter.meter_id)
+    return open_sealed(key, claim.sealed_commitment, claim.commitment_hash, claim.seal_data())
+
+
+def other_commitment(city: PreparedCity) -> BuiltRelease:
+    """A seal that opens, to the right commitment, under the hash of another one."""
+    right = commitment_of(city, 7)
+    shown = commitment_of(city, 8)
+    report = sealed(city, 7, shown, right)
+    return build_release(city.parameters, city.roster_version, replaced(city, report))
+
+
+def identity_commitment(city: PreparedCity) -> BuiltRelease:
+    """A meter that commits to nothing, with nothing to hide it, and encrypts just that."""
+    nothing = build_report(city.parameters, city.meters[7], city.window, [0, 0], blinding=0)
+    changed = replace(city, reports=replaced(city, nothing))
+    report = sealed(changed, 7, IDENTITY, IDENTITY)
+    return build_release(city.parameters, city.roster_version, replaced(city, report))
+
+
+def shifted_slots(city: PreparedCity) -> BuiltRelease:
+    """Every slot of a lane is off by 0.3: rounding gives the committed integers, yet it is no sum.
+
+    A constant k adds G * k to each folded residue of c0.
+    """
+    crypto, slots = city.parameters.policy.crypto, city.parameters.policy.layout.slots
+    first, second = city.release.lanes
+    residues = parse_ciphertext(first.ciphertext, crypto, slots).copy()
+    offset = crypto.block(slots) * round(0.3 * crypto.scale)
+    residues[: 2 * slots] = (residues[: 2 * slots] + np.uint64(offset)) % np.uint64(crypto.modulus)
+    return city.release.resigned(lanes=(replace(first, ciphertext=to_bytes(residues)), second))
+
+
+def dropped_from_the_sum(city: PreparedCity) -> BuiltRelease:
+    """A report that is listed and was not added."""
+    crypto, slots = city.parameters.policy.crypto, city.parameters.policy.layout.slots
+    report = city.reports[7]
+    minus = (crypto.modulus - parse_ciphertext(report.ciphertext, crypto, slots)) % crypto.modulus
+    lanes = list(city.release.lanes)
+    at = lane_at(city, report)
+    total = parse_ciphertext(lanes[at].ciphertext, crypto, slots)
+    lanes[at] = replace(lanes[at], ciphertext=to_bytes(add([total, minus], crypto)))
+    return city.release.resigned(lanes=tuple(lanes))
+
+
+AFTER_CLAIM = [
+    wrong_seal,
+    other_commitment,
+    identity_commitment,
+    other_values,
+    doubled_sum,
+    dropped_from_the_sum,
+    noise,
+    shifted_slots,
+    swapped_sums,
+    beyond_bound,
+]
+SEALS = [wrong_seal, other_commitment, identity_commitment]
 
 
 @pytest.mark.parametrize("build", AFTER_CLAIM)
@@ -345,7 +418,7 @@ def test_what_does_not_open_is_refused_for_ever(
     with city.open() as keyholder:
         assert refusal_of(keyholder, release).reason is Reason.REFUSED
         decryptions = keyholder.ring.decryptions(city.window)
-        assert decryptions == (0 if build is wrong_seal else 1)
+        assert decryptions == (0 if build in SEALS else 1)
         # The window is settled: neither the same release again nor the honest one opens it.
         assert refusal_of(keyholder, release).reason is Reason.REFUSED
         assert refusal_of(keyholder, city.release).reason is Reason.WINDOW_PINNED
