@@ -82,7 +82,7 @@ def test_a_public_key_that_cannot_be_used_is_refused_by_name(public_key: bytes) 
 
 
 @both_sets
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_sum_is_the_same_bytes_in_any_order_and_grouping(name: str, data: st.DataObject) -> None:
     crypto, ciphertexts = parameter_set(name), random_ciphertexts(name, 40)

@@ -31,7 +31,7 @@ CITY, EPOCH = bytes(range(16)), bytes(range(16, 32))
 GENERATORS = Generators.derive(CITY, EPOCH, WINDOW, NAMES)
 scalars = st.integers(0, 2**384 - 1)
 values = st.integers(0, 2**32 - 1)
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 
 
 @few

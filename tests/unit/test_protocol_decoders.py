@@ -127,7 +127,7 @@ def test_what_was_written_reads_back_to_the_same_bytes(layout: str) -> None:
 
 
 @every_layout
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_altered_bytes_are_refused_by_reason_or_were_canonical(
     layout: str, data: st.DataObject
