@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import aclosing, closing
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +56,10 @@ __all__ = [
 ]
 
 
+def _ignore(_error: GridveilError) -> None:
+    pass
+
+
 class Operator:
     """Blocking access to the totals service; a context manager."""
 
@@ -63,7 +67,8 @@ class Operator:
         self._profile = profile
         self._timeout = timeout_s
         self._opener = OutcomeOpener(profile)
-        self._channels: dict[str, grpc.Channel] = {}
+        self._channel = connect(profile.endpoint("totals"), "totals", profile.city_id, profile.tls)
+        self._totals = totals_pb2_grpc.TotalsStub(self._channel)
 
     @classmethod
     def open(cls, profile: Path | Profile, *, timeout_s: float = CALL_TIMEOUT_S) -> Self:
@@ -82,9 +87,8 @@ class Operator:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
-        for channel in self._channels.values():
-            channel.close()
+        """Close the connection."""
+        self._channel.close()
 
     def get(self, window_start: int) -> Outcome:
         """One settled window, or NOT_RELEASED while it is not settled."""
@@ -114,7 +118,11 @@ class Operator:
             yield from pages.open(page)
 
     def watch(
-        self, from_window: int = 0, *, give_up_after_s: float | None = None
+        self,
+        from_window: int = 0,
+        *,
+        give_up_after_s: float | None = None,
+        on_failure: Callable[[GridveilError], None] = _ignore,
     ) -> Generator[Outcome]:
         """Settled windows from ``from_window`` on, then each new one as it settles; endless.
 
@@ -125,6 +133,7 @@ class Operator:
             from_window: first window start, or 0.
             give_up_after_s: raise what failed once the service has been out of reach for so
                 long; None: keep trying.
+            on_failure: told what failed before each wait for the next attempt.
         """
         state = WatchState(from_window, give_up_after_s)
         while True:
@@ -138,6 +147,7 @@ class Operator:
                 delay = state.ended(time.monotonic())
             except GridveilError as error:
                 delay = state.failed(error, time.monotonic())
+                on_failure(error)
             time.sleep(delay)
 
     def entries(self, window_start: int) -> Generator[bytes]:
@@ -149,15 +159,16 @@ class Operator:
 
     def parameters(self, window_start: int) -> CityParameters:
         """The verified city parameters of a window, from the aggregator. Auditors only."""
-        stub = aggregator_pb2_grpc.AggregatorStub(self._channel("aggregator"))
+        profile = self._profile
+        address = profile.endpoint("aggregator")
         request = aggregator_pb2.GetCityParametersRequest(window_start=window_start)
-        try:
-            message = stub.GetCityParameters(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
-        return open_city_parameters(
-            message.parameters, message.signature, self._profile.identity_key
-        )
+        with connect(address, "aggregator", profile.city_id, profile.tls) as channel:
+            stub = aggregator_pb2_grpc.AggregatorStub(channel)
+            try:
+                message = stub.GetCityParameters(request, timeout=self._timeout)
+            except grpc.RpcError as error:
+                raise from_rpc_error(error) from None
+        return open_city_parameters(message.parameters, message.signature, profile.identity_key)
 
     def verify(
         self, released: ReleasedTotal, roster: Mapping[bytes, Member] | None = None
@@ -177,24 +188,12 @@ class Operator:
                 yield self._opener.open(message)
 
     def _reach(self, patience_s: float | None) -> None:
-        ready = grpc.channel_ready_future(self._channel("totals"))
+        ready = grpc.channel_ready_future(self._channel)
         try:
             ready.result(timeout=_connect_timeout(self._timeout, patience_s))
         except grpc.FutureTimeoutError:
             ready.cancel()
             raise _unreachable() from None
-
-    @property
-    def _totals(self) -> totals_pb2_grpc.TotalsStub:
-        return totals_pb2_grpc.TotalsStub(self._channel("totals"))
-
-    def _channel(self, role: str) -> grpc.Channel:
-        if role not in self._channels:
-            profile = self._profile
-            self._channels[role] = connect(
-                profile.endpoint(role), role, profile.city_id, profile.tls
-            )
-        return self._channels[role]
 
 
 class AsyncOperator:
@@ -251,7 +250,11 @@ class AsyncOperator:
                 yield outcome
 
     async def watch(
-        self, from_window: int = 0, *, give_up_after_s: float | None = None
+        self,
+        from_window: int = 0,
+        *,
+        give_up_after_s: float | None = None,
+        on_failure: Callable[[GridveilError], None] = _ignore,
     ) -> AsyncGenerator[Outcome]:
         """Settled windows, then each new one as it settles; see :meth:`Operator.watch`."""
         state = WatchState(from_window, give_up_after_s)
@@ -266,6 +269,7 @@ class AsyncOperator:
                 delay = state.ended(time.monotonic())
             except GridveilError as error:
                 delay = state.failed(error, time.monotonic())
+                on_failure(error)
             await asyncio.sleep(delay)
 
     async def entries(self, window_start: int) -> AsyncGenerator[bytes]:

@@ -117,8 +117,12 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
-    (tmp_path / "city").mkdir()
-    assert create_city(tmp_path / "city").config("keyholder").exists()
+    folder = tmp_path / "city"
+    folder.mkdir()
+    before = folder.stat().st_ino
+    assert create_city(folder).config("keyholder").exists()
+    assert folder.stat().st_ino == before
+    assert [path.name for path in tmp_path.iterdir()] == ["city"]
 
 
 def test_what_fails_half_way_leaves_nothing(

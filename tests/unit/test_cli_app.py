@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from gridveil.cli import arguments, extensions
 from gridveil.cli.app import app
-from gridveil.cli.output import ExitCode, exit_code
+from gridveil.cli.output import ExitCode, exit_code, one_line
 from gridveil.protocol.errors import (
     Conflict,
     Exhausted,
@@ -117,6 +117,21 @@ def test_a_refusal_is_one_line(tmp_path: Path) -> None:
         assert ended.stdout == ""
         assert ended.stderr.startswith("CONFIG_INVALID: ")
         assert ended.stderr.count("\n") == 1
+
+
+def test_what_a_service_wrote_cannot_steer_the_terminal() -> None:
+    shown = one_line(NotFound(Reason.NOT_FOUND, "\x1b[2J gone\r\nOK: all is well\x07"))
+    assert shown == "NOT_FOUND: [2J gone OK: all is well"
+
+
+def test_a_missing_key_file_is_one_line(tmp_path: Path) -> None:
+    city = tmp_path / "city"
+    assert RUNNER.invoke(app, ["init", str(city)]).exit_code == 0
+    (city / "operator" / "tls" / "key.pem").unlink()
+    ended = RUNNER.invoke(app, ["totals", "list", "--profile", str(city / "operator")])
+    assert ended.exit_code == 2
+    assert "tls/key.pem: No such file or directory" in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 def test_the_profile_may_come_from_the_environment(tmp_path: Path) -> None:

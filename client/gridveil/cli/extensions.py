@@ -7,6 +7,7 @@ that each service's process loads its own modules and no other's.
 
 from __future__ import annotations
 
+import errno
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -68,6 +69,10 @@ class RootGroup(TyperGroup):
             return super().invoke(ctx)
         except GridveilError as error:
             raise fail(error) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            raise fail(_not_possible(error)) from None
         except ModuleNotFoundError as error:
             extension = extensions().get(ctx.invoked_subcommand or "")
             wanted = (_extra(extension) if extension else None) or _EXTRAS.get(error.name or "")
@@ -115,6 +120,11 @@ def _extra(extension: EntryPoint) -> str | None:
         return None
     offered = extension.dist.metadata.get_all("Provides-Extra") or ()
     return f"{extension.dist.name}[{extension.name}]" if extension.name in offered else None
+
+
+def _not_possible(error: OSError) -> MalformedInput:
+    what = f"{error.filename}: " if error.filename else ""
+    return MalformedInput(Reason.CONFIG_INVALID, f"{what}{error.strerror or 'cannot be used'}")
 
 
 def _needs(command: str, error: ImportError, install: str | None) -> MalformedInput:

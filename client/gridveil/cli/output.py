@@ -62,14 +62,25 @@ def exit_code(error: GridveilError) -> ExitCode:
 
 def fail(error: GridveilError) -> typer.Exit:
     """Print ``REASON: message`` on standard error; the exit to raise."""
-    typer.echo(" ".join(str(error).split()), err=True)
+    typer.echo(one_line(error), err=True)
     return typer.Exit(exit_code(error))
+
+
+def one_line(error: GridveilError) -> str:
+    """``REASON: message``; what a service wrote cannot steer the terminal."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in str(error))
+    return " ".join(shown.split())
+
+
+def print_line(line: str) -> None:
+    """One line, at once also into a pipe."""
+    typer.echo(line)
+    sys.stdout.flush()
 
 
 def print_json(value: object) -> None:
     """One line of JSON, at once."""
-    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
-    sys.stdout.flush()
+    print_line(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def console() -> Console:

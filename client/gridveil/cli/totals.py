@@ -23,7 +23,9 @@ from gridveil.cli.output import (
     ExitCode,
     console,
     fail,
+    one_line,
     print_json,
+    print_line,
     utc,
     window_json,
 )
@@ -105,12 +107,14 @@ def watch(
     Example: gridveil totals watch --from 2026-05-04 --profile springfield/operator
     """
     with Operator.open(load_profile(profile)) as operator:
-        outcomes = operator.watch(parse_bound(from_window), give_up_after_s=give_up_after)
+        outcomes = operator.watch(
+            parse_bound(from_window), give_up_after_s=give_up_after, on_failure=_trying_again
+        )
         for outcome in islice(outcomes, count):
             if json:
                 print_json(outcome_json(outcome))
             else:
-                typer.echo(_line(outcome))
+                print_line(_line(outcome))
 
 
 @app.command()
@@ -222,6 +226,10 @@ def _unverified(outcome: ReleasedTotal, error: GridveilError, json: bool) -> typ
         print_json(outcome_json(outcome) | {"verification": None, "failure": failure})
     fail(error)
     return typer.Exit(ExitCode.NO)
+
+
+def _trying_again(error: GridveilError) -> None:
+    typer.echo(f"{one_line(error)}; trying again", err=True)
 
 
 def _line(outcome: Outcome) -> str:

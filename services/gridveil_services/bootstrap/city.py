@@ -111,7 +111,7 @@ def create_city(folder: Path, options: CityOptions | None = None) -> CityPaths:
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     try:
         _Maker(CityPaths(unfinished), policy, options.addresses).make()
-        unfinished.rename(folder)
+        _move(unfinished, folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
@@ -213,6 +213,17 @@ class _Maker:
 
     def _write(self, path: Path, document: Mapping[str, Value]) -> None:
         write_durably(path, dumps(document).encode())
+
+
+def _move(made: Path, folder: Path) -> None:
+    if not folder.exists():
+        made.rename(folder)
+        return
+    # Somebody may stand in the empty folder: it is filled, not replaced.
+    for child in sorted(made.iterdir()):
+        child.rename(folder / child.name)
+    made.rmdir()
+    sync_folder(folder)
 
 
 def _ppm(share: float) -> int:

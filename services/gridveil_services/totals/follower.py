@@ -89,7 +89,7 @@ class Follower:
                 self._become(ready=True)
 
     def _poll(self) -> None:
-        self._index.add(list(self._outcomes(self._reader.poll())))
+        self._index.add(self._outcomes(self._reader.poll()))
 
     def _fail(self, error: GridveilError) -> None:
         self._index.fail(error)

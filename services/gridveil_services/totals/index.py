@@ -26,8 +26,11 @@ class SettledIndex:
 
     def add(self, outcomes: Iterable[totals_pb2.WindowOutcome]) -> None:
         """Take newly settled windows; LOG_CORRUPT for one that is settled already."""
+        fresh = list(outcomes)
         with self._changed:
-            for outcome in outcomes:
+            if not fresh and self._failure is None:
+                return
+            for outcome in fresh:
                 window = outcome.window_start
                 if window in self._outcomes:
                     raise IntegrityLost(
