@@ -33,7 +33,7 @@ def inspect(paths: CityPaths) -> Findings:
     return {
         "aggregator": _look(paths.role("aggregator"), ()),
         "keyholder": _look(
-            paths.role("keyholder"), ("identity.key", "secret"), log=paths.published / "log"
+            paths.role("keyholder"), ("identity.key", "kek", "secrets"), log=paths.published / "log"
         ),
         "totals": _look(paths.role("totals"), ()),
     }
