@@ -1,0 +1,250 @@
+"""Copies of Gridveil with one protection taken out, and the attacks that must then succeed.
+
+Each edit names the text it replaces; a text that is no longer there exactly once fails the test
+that uses it, so that no mutant turns into a copy of the original unnoticed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PROTOCOL = "client/gridveil/protocol"
+KEYHOLDER = "services/gridveil_services/keyholder"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One text of one file, and what stands there instead."""
+
+    path: str
+    """Below the repository's root."""
+    found: str
+    put: str
+
+    def apply(self, root: Path) -> None:
+        """Make the edit in a copy."""
+        file = root / self.path
+        source = file.read_text("utf-8")
+        assert source.count(self.found) == 1, f"{self.path} does not hold {self.found!r} once"
+        file.write_text(source.replace(self.found, self.put), "utf-8")
+
+
+@dataclass(frozen=True)
+class Attacks:
+    """Some tests of one file of this folder."""
+
+    file: str
+    select: str
+    """As in pytest's -k."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A protection taken out, and who should notice."""
+
+    edits: tuple[Edit, ...]
+    caught_by: Attacks
+
+
+def mutant(path: str, found: str, put: str, file: str, select: str) -> Mutant:
+    """A mutant of one edit."""
+    return Mutant((Edit(path, found, put),), Attacks(file, select))
+
+
+_SUMS, _COMMITMENTS = "test_sums.py", "test_commitments.py"
+_COHORTS, _SETTLEMENT, _PINNING = "test_cohorts.py", "test_settlement.py", "test_pinning.py"
+
+MUTANTS: dict[str, Mutant] = {
+    "the opening equation is not checked": mutant(
+        f"{KEYHOLDER}/opening.py",
+        "if not all(holds):",
+        "if False:",
+        _SUMS,
+        "[dropped] or [doubled] or [composition]",
+    ),
+    "totals beyond meters times bound are released": mutant(
+        f"{KEYHOLDER}/opening.py",
+        "if not all(0 <= total <= bound for",
+        "if False and not all(0 <= total <= bound for",
+        _COMMITMENTS,
+        "beyond_the_bound",
+    ),
+    "commitments are not sealed": Mutant(
+        (
+            Edit(
+                f"{PROTOCOL}/sealing.py",
+                "sealed: bytes = bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(\n"
+                "        commitment, associated, commitment_hash[:NONCE_BYTES], key\n    )",
+                "sealed = commitment + bytes(16)",
+            ),
+            Edit(
+                f"{PROTOCOL}/sealing.py",
+                "commitment: bytes = bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(\n"
+                "            sealed, associated, commitment_hash[:NONCE_BYTES], key\n        )",
+                "commitment = sealed[:32]",
+            ),
+        ),
+        Attacks(_COMMITMENTS, "related_to_all or copies_of_the_victims"),
+    ),
+    "a seal that does not open is taken as it is": mutant(
+        f"{PROTOCOL}/sealing.py",
+        "        raise _does_not_open() from None\n    return commitment",
+        "        return sealed[:32]\n    return commitment",
+        _COMMITMENTS,
+        "unsealed",
+    ),
+    "h is not compared with the commitment": mutant(
+        f"{KEYHOLDER}/opening.py",
+        "if shown != claim.commitment_hash:",
+        "if False:",
+        _COMMITMENTS,
+        "another_h or h_of_another_meter",
+    ),
+    "a commitment may be the neutral point": mutant(
+        f"{PROTOCOL}/commitment.py",
+        "        or data == IDENTITY\n",
+        "",
+        _COMMITMENTS,
+        "identity",
+    ),
+    "every window has the same generators": mutant(
+        f"{PROTOCOL}/commitment.py",
+        "scope = city_id + epoch_id + u64(window_start)",
+        "scope = city_id + epoch_id",
+        _COMMITMENTS,
+        "multiple_of_a_report and 20",
+    ),
+    "slots are not checked": mutant(
+        f"{PROTOCOL}/decoding.py",
+        "if not bool((near & plain & possible).all()):",
+        "if False:",
+        _SUMS,
+        "guess_hidden and 173291 or between_two and 40",
+    ),
+    "the blinding's slots are not checked": mutant(
+        f"{PROTOCOL}/decoding.py",
+        "(near & plain & possible).all()",
+        "(near & plain & possible)[:8].all()",
+        _SUMS,
+        "guess_hidden and 173291 or between_two and 40",
+    ),
+    "imaginary parts are not checked": mutant(
+        f"{PROTOCOL}/decoding.py",
+        "(near & plain & possible).all()",
+        "(near & possible).all()",
+        _SUMS,
+        "guess_hidden and 173292",
+    ),
+    "any fraction of a slot is rounded": mutant(
+        f"{PROTOCOL}/decoding.py",
+        "(near & plain & possible).all()",
+        "(plain & possible).all()",
+        _SUMS,
+        "between_two and 63",
+    ),
+    "a slot may be more than meters could fill": mutant(
+        f"{PROTOCOL}/decoding.py",
+        "(near & plain & possible).all()",
+        "(near & plain).all()",
+        _COMMITMENTS,
+        "a_byte_of_65536",
+    ),
+    "an entry may stand twice": mutant(
+        f"{KEYHOLDER}/cohort.py",
+        "all(before < after for",
+        "all(before <= after for",
+        _COHORTS,
+        "doubled_entry",
+    ),
+    "signatures are not checked": mutant(
+        f"{KEYHOLDER}/cohort.py",
+        "verify(signing_key, entry.claim.transcript(), entry.signature)",
+        "pass",
+        _COHORTS,
+        "no_signature or last_windows_entries",
+    ),
+    "meters count before and after their enrolment": mutant(
+        f"{KEYHOLDER}/cohort.py",
+        "self._members.place_in(header.roster_version, meter_id)",
+        "self._members.place(meter_id)",
+        _COHORTS,
+        "withdrawn_meter or not_enrolled_yet",
+    ),
+    "lanes need not hold their entries": mutant(
+        f"{KEYHOLDER}/cohort.py",
+        " or stated != dict(self.lanes)",
+        "",
+        _COHORTS,
+        "wrong_lane",
+    ),
+    "the count is taken as claimed": mutant(
+        f"{KEYHOLDER}/cohort.py",
+        "self.count != self._header.count or ",
+        "",
+        _COHORTS,
+        "more_counted",
+    ),
+    "a release may be another than its digest says": mutant(
+        f"{KEYHOLDER}/intake.py",
+        "if not digest == self.spool.digest == message.release_digest:",
+        "if False:",
+        _COHORTS,
+        "other_digest",
+    ),
+    "any cohort is large enough": mutant(
+        f"{KEYHOLDER}/policy.py",
+        "header.count < cohort or ",
+        "",
+        _COHORTS,
+        "too_small and day-99",
+    ),
+    "any coverage is enough": mutant(
+        f"{KEYHOLDER}/policy.py",
+        " or header.count * PPM < coverage_ppm * roster.count",
+        "",
+        _COHORTS,
+        "too_small and evening-119",
+    ),
+    "windows are released while they run": mutant(
+        f"{KEYHOLDER}/policy.py",
+        "if not everybody and now < closes:",
+        "if False:",
+        _COHORTS,
+        "meters_may_still_report",
+    ),
+    "the claim of a window binds nobody": Mutant(
+        (
+            Edit(f"{KEYHOLDER}/policy.py", "if state.status is Status.OPEN:", "if True:"),
+            Edit(f"{KEYHOLDER}/policy.py", "if facts.state != UNCLAIMED:", "if False:"),
+            Edit(
+                f"{KEYHOLDER}/ledger.py",
+                "if self.state(window_start) != expected:",
+                "if False:",
+            ),
+        ),
+        Attacks(_SETTLEMENT, "second_cohort or second_attempt"),
+    ),
+    "a refusal says what was wrong": mutant(
+        f"{KEYHOLDER}/release.py",
+        "                self._refuse(window_start, release.digest)\n",
+        "                self._ledger.refused(window_start, release.digest)\n"
+        "                raise\n",
+        _COMMITMENTS,
+        "unsealed or another_reading",
+    ),
+    "every role may release": mutant(
+        f"{KEYHOLDER}/service.py",
+        '"Release": {Role.AGGREGATOR},',
+        '"Release": set(Role),',
+        _SUMS,
+        "only_the_aggregator",
+    ),
+    "parameters need no signature of the pinned key": mutant(
+        f"{PROTOCOL}/city.py",
+        "if not is_signed_by(identity_key, _signed_bytes(sha256(data)), signature):",
+        "if False:",
+        _PINNING,
+        "attacker",
+    ),
+}

@@ -1,0 +1,105 @@
+"""The attacks are real: take one protection out, and the tests that carry them out fail.
+
+Each mutant is a copy of the packages with one small edit; the tests run on it in a process of
+their own. As a control the same tests pass on a copy that is not edited.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.adversary.mutants import MUTANTS, Attacks, Mutant
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("client/gridveil", "services/gridveil_services")
+INI = "[pytest]\naddopts = --import-mode=importlib -q\n"
+TIMEOUT_S = 240
+AT_A_TIME = 2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of tests ended."""
+
+    counts: dict[str, int]
+    """How many ``failed``, ``passed``, or met an ``error`` in a fixture or on collection."""
+    output: str
+
+
+def copy_packages(folder: Path) -> Path:
+    """Both packages, their compiled modules too: these save most of a second."""
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, folder / package)
+    return folder
+
+
+def run(copy: Path, attacks: Sequence[Attacks]) -> Outcome:
+    """Some tests, on the packages of a copy and without this process's plugins."""
+    ini = copy / "pytest.ini"
+    ini.write_text(INI)
+    files = sorted({f"tests/adversary/{attack.file}" for attack in attacks})
+    select = " or ".join(f"({attack.select})" for attack in attacks)
+    found = [copy / package.split("/")[0] for package in PACKAGES]
+    command = [sys.executable, "-m", "pytest", "-c", str(ini), "--rootdir", str(ROOT)]
+    command += ["-p", "no:cacheprovider", "--basetemp", str(copy / "tmp"), "--tb=short"]
+    finished = subprocess.run(
+        [*command, *files, "-k", select],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, [*found, ROOT])),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    last = finished.stdout.strip().rpartition("\n")[2]
+    counts = {kind: int(count) for count, kind in re.findall(r"(\d+) (failed|passed|error)", last)}
+    return Outcome(counts, finished.stdout)
+
+
+def run_mutant(folder: Path, mutant: Mutant) -> Outcome:
+    copy = copy_packages(folder)
+    for edit in mutant.edits:
+        edit.apply(copy)
+    return run(copy, [mutant.caught_by])
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Outcome]]]:
+    """All runs, begun at once and done two at a time."""
+    folder = tmp_path_factory.mktemp("mutants")
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        yield {
+            name: pool.submit(run_mutant, folder / str(at), mutant)
+            for at, (name, mutant) in enumerate(MUTANTS.items())
+        }
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_taking_a_protection_out_fails_the_attacks_it_stops(
+    outcomes: dict[str, Future[Outcome]], name: str
+) -> None:
+    """Without it the attacker gains something, and every test that was chosen says so."""
+    outcome = outcomes[name].result()
+    assert outcome.counts.keys() == {"failed"}, outcome.output
+
+
+def test_the_same_attacks_gain_nothing_from_an_unedited_copy(tmp_path: Path) -> None:
+    """The control: what fails above fails because of the edit, not because it is a copy."""
+    outcome = run(copy_packages(tmp_path), [mutant.caught_by for mutant in MUTANTS.values()])
+    assert outcome.counts.keys() == {"passed"}, outcome.output
+    assert outcome.counts["passed"] >= len(MUTANTS)
