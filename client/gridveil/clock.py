@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -108,9 +109,11 @@ def make_clock(origin: str | None, rate: float, *, development: bool) -> Clock:
     try:
         metering, real = (float(part) for part in (origin or "").split("@"))
     except ValueError:
+        metering = real = math.nan
+    if not (math.isfinite(metering) and math.isfinite(real)):
         raise MalformedInput(
             Reason.CONFIG_INVALID, "--clock-origin is METERING@REAL, two Unix times"
-        ) from None
+        )
     if not 0 < rate <= 10_000:
         raise MalformedInput(Reason.CONFIG_INVALID, "--clock-rate is above 0 and at most 10000")
     return ScaledClock(metering, real, rate)
