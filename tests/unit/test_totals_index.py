@@ -57,9 +57,11 @@ def test_a_watch_gets_each_window_once(windows: list[int], start: int, data: st.
     expected = sorted(w for w in before if w >= start) + [w for w in after if w >= start]
     while len(watched) < len(expected):
         watched.append(next(watch).window_start)
+    index.add([outcome(98)])
+    watched.append(next(watch).window_start)
     active = False
 
-    assert watched == expected
+    assert watched == [*expected, 98]
     assert list(watch) == []
 
 
