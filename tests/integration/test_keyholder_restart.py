@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import resource
 import shutil
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -263,3 +264,38 @@ def test_the_spool_of_a_settled_window_is_gone_after_a_restart(city: PreparedCit
     with city.open() as keyholder:
         assert keyholder.ring.decryptions(city.window) == 0
     assert list(spool.iterdir()) == []
+
+
+def test_nothing_of_a_refused_window_stays_published(city: PreparedCity) -> None:
+    fail_before_result(city)
+    entries = city.config.published / "entries"
+    (entries / str(city.window)).write_bytes(b"opened entries that a crash left")
+    (entries / f"{city.window}.new").write_bytes(b"opened entries that a crash left")
+    shutil.rmtree(city.config.state / "spool")
+    with city.open():
+        pass
+    assert city.events() == ["intent", "refused"]
+    assert list(entries.iterdir()) == []
+
+
+def test_a_shutdown_in_the_middle_of_a_release_never_costs_the_window(
+    prepared: PreparedCity, tmp_path: Path
+) -> None:
+    for attempt in range(6):
+        city = prepared.copy(tmp_path / str(attempt))
+        log = city.log()
+
+        def release(keyholder: KeyHolder, city: PreparedCity = city) -> None:
+            with suppress(GridveilError):
+                keyholder.releases.release(city.release.messages())
+
+        with city.open() as keyholder:
+            log.poll()
+            worker = threading.Thread(target=release, args=(keyholder,))
+            worker.start()
+            while not log.poll():
+                pass
+        worker.join()
+        with city.open():
+            pass
+        assert city.events() == ["intent", "released"]

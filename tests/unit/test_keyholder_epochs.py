@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -89,9 +90,30 @@ def test_after_a_long_stop_the_day_of_the_restart_has_keys(config: KeyHolderConf
     assert list(served(config, late)) == [late - DAY // 2, late + DAY // 2]
 
 
-def test_a_clock_that_went_back_makes_no_second_keys(config: KeyHolderConfig) -> None:
-    before = served(config, NOON)
-    assert served(config, NOON - 5 * DAY) == before
+@pytest.mark.parametrize("days", [1, 2, 5])
+def test_a_clock_that_went_back_finds_keys_and_no_window_has_two(
+    config: KeyHolderConfig, days: int
+) -> None:
+    later = served(config, NOON)
+    earlier = served(config, NOON - days * DAY)
+    today = NOON - DAY // 2
+    assert {today - days * DAY, today - days * DAY + DAY} <= earlier.keys()
+    assert later.items() <= earlier.items()
+    assert served(config, NOON) == later
+
+
+def test_epochs_of_another_length_fill_the_gaps_and_never_overlap(config: KeyHolderConfig) -> None:
+    clock = ManualClock(NOON)
+    for length, now in ((DAY, NOON), (9000, NOON - 2 * DAY), (7 * DAY, NOON - DAY), (900, NOON)):
+        clock.move_to(now)
+        keyholder = KeyHolder(replace(config, epoch_length=length), clock)
+        window = now // 900 * 900
+        signed = keyholder.ring.for_window(window)
+        assert signed is not None
+        assert keyholder.ring.for_window(signed.parameters.epoch.end_window) is not None
+        epochs = sorted(keyholder.ledger.epochs().values(), key=lambda epoch: epoch.first_window)
+        assert all(a.end_window <= b.first_window for a, b in pairwise(epochs))
+        keyholder.close()
 
 
 def test_keys_are_destroyed_once_their_last_window_is_over(config: KeyHolderConfig) -> None:

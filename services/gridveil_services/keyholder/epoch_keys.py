@@ -147,13 +147,20 @@ class EpochRing:
         """Make the current and the next epoch, if they are missing."""
         with self._lock:
             window = self._policy.rules.start_at(now)
-            ends = sorted(epoch.end_window for epoch in self._ledger.epochs().values())
-            last = ends[-1] if ends else 0
-            missing = 2 - sum(end > window for end in ends)
-            for _ in range(missing):
-                first = max(last, window // self._length * self._length)
-                last = (first // self._length + 1) * self._length
-                self._create(first, last)
+            for _ in range(2):
+                epochs = self._ledger.epochs().values()
+                serving = (e.end_window for e in epochs if e.first_window <= window < e.end_window)
+                window = next(serving, None) or self._fill(window)
+
+    def _fill(self, window: int) -> int:
+        """Make an epoch for a window that has none, between those before and after; its end."""
+        epochs = self._ledger.epochs().values()
+        before = max((e.end_window for e in epochs if e.end_window <= window), default=0)
+        first = max(before, window // self._length * self._length)
+        after = min((e.first_window for e in epochs if e.first_window > window), default=2**53)
+        end = min(after, (window // self._length + 1) * self._length)
+        self._create(first, end)
+        return end
 
     def for_window(self, window_start: int) -> SignedParameters | None:
         """The signed parameters of the epoch that serves a window, if its keys exist."""

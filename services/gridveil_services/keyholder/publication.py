@@ -28,8 +28,7 @@ class Publication:
 
     def write(self, release: SpooledRelease, commitments: bytes) -> None:
         """Publish the opened entries of a window; durable when this returns."""
-        path = self._folder / str(release.header.window_start)
-        fresh = path.with_name(path.name + ".new")
+        path, fresh = self._paths(release.header.window_start)
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
         with os.fdopen(descriptor, "wb") as file:
             for part in opened_entries(release, commitments):
@@ -38,6 +37,16 @@ class Publication:
             os.fsync(descriptor)
         fresh.rename(path)
         sync_folder(self._folder)
+
+    def discard(self, window_start: int) -> None:
+        """Take back what a crash left of a window that stays without a total."""
+        for path in self._paths(window_start):
+            path.unlink(missing_ok=True)
+        sync_folder(self._folder)
+
+    def _paths(self, window_start: int) -> tuple[Path, Path]:
+        path = self._folder / str(window_start)
+        return path, path.with_name(path.name + ".new")
 
 
 def opened_digest(release: SpooledRelease, commitments: bytes) -> bytes:

@@ -87,10 +87,13 @@ class Releases:
         self._busy: set[int] = set()
         self._lock = threading.Lock()
         self._opening = threading.Lock()
+        self._closed = False
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="release")
 
     def close(self) -> None:
-        """Let the worker threads go; nothing may be in progress."""
+        """Settle nothing more, but let a release that is being opened come to its end."""
+        with self._opening:
+            self._closed = True
         self._pool.shutdown()
 
     def progress(self, window_start: int, digest: bytes) -> int | None:
@@ -133,7 +136,7 @@ class Releases:
             release = self._spools.find_whole(window_start, digest)
             if release is None:
                 _log.error("a claimed release is lost", window=window_start)
-                self._ledger.refused(window_start, digest)
+                self._record_refusal(window_start, digest)
                 continue
             keys = self._ring.by_digest(release.header.parameters_digest)
             version = self._roster.version(release.header.roster_version)
@@ -232,6 +235,8 @@ class Releases:
         """Open a claimed release and make its outcome durable, or raise REFUSED."""
         window_start = release.header.window_start
         with self._opening:
+            if self._closed:
+                raise busy()
             try:
                 opening = open_release(release, keys, self._roster.members, self._pool)
             except (OSError, MemoryError):
@@ -262,10 +267,17 @@ class Releases:
         self._ledger.released(release.header.window_start, total.encode(), signature)
 
     def _refuse(self, window_start: int, digest: bytes) -> Never:
+        self._record_refusal(window_start, digest)
+        raise refused()
+
+    def _record_refusal(self, window_start: int, digest: bytes) -> None:
+        try:
+            self._publication.discard(window_start)
+        except OSError:
+            self._stop()
         self._ledger.refused(window_start, digest)
         _log.warning("refused", window=window_start)
         self._forget(window_start)
-        raise refused()
 
     def _stop(self) -> Never:
         """The machine failed between a claim and its outcome: a restart makes it good."""
