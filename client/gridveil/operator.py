@@ -6,7 +6,7 @@ That a window was *not* released is the totals service's word: nothing signs a g
 
 :class:`Operator` blocks, :class:`AsyncOperator` is for asyncio; both raise the same errors::
 
-    with Operator.open(Path("city/operator/profile.toml")) as operator:
+    with Operator.open("city/operator/profile.toml") as operator:
         for outcome in operator.watch():
             if isinstance(outcome, ReleasedTotal):
                 print(outcome.window_start, outcome.sum("import_wh"), outcome.coverage)
@@ -71,7 +71,7 @@ class Operator:
         self._totals = totals_pb2_grpc.TotalsStub(self._channel)
 
     @classmethod
-    def open(cls, profile: Path | Profile, *, timeout_s: float = CALL_TIMEOUT_S) -> Self:
+    def open(cls, profile: Path | str | Profile, *, timeout_s: float = CALL_TIMEOUT_S) -> Self:
         """An operator of the city in a profile file. Connects at the first call."""
         return cls(_loaded(profile), timeout_s=timeout_s)
 
@@ -208,7 +208,7 @@ class AsyncOperator:
         self._totals = totals_pb2_grpc.TotalsStub(self._channel)
 
     @classmethod
-    def open(cls, profile: Path | Profile, *, timeout_s: float = CALL_TIMEOUT_S) -> Self:
+    def open(cls, profile: Path | str | Profile, *, timeout_s: float = CALL_TIMEOUT_S) -> Self:
         """An operator of the city in a profile file. Connects at the first call."""
         return cls(_loaded(profile), timeout_s=timeout_s)
 
@@ -311,5 +311,5 @@ def _unreachable() -> Unavailable:
     return Unavailable(Reason.UNREACHABLE, "the totals service cannot be reached")
 
 
-def _loaded(profile: Path | Profile) -> Profile:
-    return profile if isinstance(profile, Profile) else Profile.load(profile)
+def _loaded(profile: Path | str | Profile) -> Profile:
+    return profile if isinstance(profile, Profile) else Profile.load(Path(profile))

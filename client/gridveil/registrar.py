@@ -61,9 +61,9 @@ class Registrar:
         self._roster = keyholder_pb2_grpc.RosterStub(self._channel)
 
     @classmethod
-    def open(cls, profile: Path | Profile, *, timeout_s: float = CALL_TIMEOUT_S) -> Self:
+    def open(cls, profile: Path | str | Profile, *, timeout_s: float = CALL_TIMEOUT_S) -> Self:
         """A registrar of the city in a profile file. Connects at the first call."""
-        loaded = profile if isinstance(profile, Profile) else Profile.load(profile)
+        loaded = profile if isinstance(profile, Profile) else Profile.load(Path(profile))
         return cls(loaded, timeout_s=timeout_s)
 
     def __enter__(self) -> Self:

@@ -90,7 +90,7 @@ def serve(paths: CityPaths) -> Iterator[Callable[[], TotalsProcess]]:
 
 
 def client(paths: CityPaths, role: str = "operator") -> Operator:
-    return Operator.open(paths.profile(role))
+    return Operator.open(str(paths.profile(role)))
 
 
 def stub(paths: CityPaths, role: str = "operator") -> totals_pb2_grpc.TotalsStub:
