@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
+
 from gridveil.clock import Clock, ManualClock
 from gridveil.profile import Tls
 from gridveil.protocol.city import CityParameters
+from gridveil.protocol.errors import GridveilError
 from gridveil.protocol.release import Total, open_total
 from gridveil.protocol.report import Report
 from gridveil_services.keyholder import identity
@@ -97,6 +100,11 @@ class PreparedCity:
         finally:
             keyholder.close()
 
+    def reports_with(self, report: Report) -> list[Report]:
+        """All reports, one meter's replaced by another of it."""
+        meter_id = report.claim.meter_id
+        return [report if other.claim.meter_id == meter_id else other for other in self.reports]
+
     def totals(self) -> dict[int, Total]:
         """Every total in the log, its signature checked."""
         return {
@@ -148,3 +156,16 @@ def prepare_city(folder: Path, meters: int = 120, **policy: object) -> PreparedC
         release=build_release(parameters, version.version, reports),
         truth=tuple(map(sum, zip(*values, strict=True))),
     )
+
+
+def refusal_of(keyholder: KeyHolder, release: BuiltRelease) -> GridveilError:
+    """Why a release is refused."""
+    with pytest.raises(GridveilError) as refusal:
+        keyholder.releases.release(release.messages())
+    return refusal.value
+
+
+def state_of(city: PreparedCity) -> dict[str, bytes]:
+    """Every durable byte of the key-holder, but for what is on its way in."""
+    files = (path for path in city.folder.rglob("*") if path.is_file())
+    return {str(p): p.read_bytes() for p in files if "spool" not in p.parts}
