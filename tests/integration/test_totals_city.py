@@ -53,7 +53,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     file = folder / "readings.csv"
     rows = (f"house {at},{value}" for at, value in enumerate(readings))
     file.write_text("\n".join(["meter_id,first", *rows]))
-    with TestCity.create(folder, rate=150) as city:
+    # The window is sealed once all have reported: a long grace only gives a slow machine time.
+    with TestCity.create(folder, rate=150, grace=900) as city:
         city.start_all()
         found = Played(city, 0, readings)
         fleet = ["--fleet", str(city.paths.fleet)]
