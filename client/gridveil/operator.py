@@ -168,7 +168,9 @@ class Operator:
                 message = stub.GetCityParameters(request, timeout=self._timeout)
             except grpc.RpcError as error:
                 raise from_rpc_error(error) from None
-        return open_city_parameters(message.parameters, message.signature, profile.identity_key)
+        return open_city_parameters(
+            message.parameters, message.signature, profile.identity_key, profile.city_id
+        )
 
     def verify(
         self, released: ReleasedTotal, roster: Mapping[bytes, Member] | None = None

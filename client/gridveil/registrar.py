@@ -152,7 +152,10 @@ class Registrar:
             signed = stub.GetCityParameters(request, timeout=self._timeout)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
-        return open_city_parameters(signed.parameters, signed.signature, self._profile.identity_key)
+        profile = self._profile
+        return open_city_parameters(
+            signed.parameters, signed.signature, profile.identity_key, profile.city_id
+        )
 
     def _open_head(self, signed: keyholder_pb2.SignedRosterVersion) -> RosterVersion:
         profile = self._profile

@@ -298,10 +298,8 @@ class Submitter:
         return parameters
 
     def _verified(self, encoded: bytes, signature: bytes) -> CityParameters:
-        parameters = open_city_parameters(encoded, signature, self._profile.identity_key)
-        if parameters.policy.city_id != self._profile.city_id:
-            raise NotAuthentic(Reason.KEY_NOT_PINNED, "the parameters are of another city")
-        return parameters
+        profile = self._profile
+        return open_city_parameters(encoded, signature, profile.identity_key, profile.city_id)
 
     def _kept_parameters(self) -> list[CityParameters]:
         """Parameters of earlier runs, newest first, as far as the pinned key signed them."""

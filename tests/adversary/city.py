@@ -199,7 +199,9 @@ class AttackedCity:
         signed = self._keyholder.GetCityParameters(
             aggregator_pb2.GetCityParametersRequest(window_start=window), timeout=TIMEOUT_S
         )
-        return open_city_parameters(signed.parameters, signed.signature, self.identity_key)
+        return open_city_parameters(
+            signed.parameters, signed.signature, self.identity_key, self.config.city_id
+        )
 
     def release_as(self, role: Role, release: BuiltRelease) -> Answer:
         """Hand a release over with another role's certificate."""

@@ -84,7 +84,9 @@ class Running:
         signed = self.releases().GetCityParameters(
             GetCityParametersRequest(window_start=window), timeout=10
         )
-        return open_city_parameters(signed.parameters, signed.signature, self.identity_key)
+        return open_city_parameters(
+            signed.parameters, signed.signature, self.identity_key, self.city_id
+        )
 
     def head(self, signed: SignedRosterVersion) -> RosterVersion:
         return open_roster_version(

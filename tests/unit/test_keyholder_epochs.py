@@ -64,7 +64,7 @@ def test_parameters_are_signed_and_the_same_after_a_restart(config: KeyHolderCon
     keyholder.close()
     at_rest = AtRest.load(config.key_encrypting_key_file, config.city_id)
     key = bytes(identity.load(config.state, at_rest).verify_key)
-    opened = open_city_parameters(signed.parameters.encode(), signed.signature, key)
+    opened = open_city_parameters(signed.parameters.encode(), signed.signature, key, config.city_id)
     assert opened == signed.parameters
     assert opened.encode() in served(config, NOON).values()
 
@@ -231,7 +231,7 @@ def test_a_log_that_lacks_the_epochs_is_refused(config: KeyHolderConfig) -> None
 def all_secrets(config: KeyHolderConfig) -> dict[str, bytes]:
     at_rest = AtRest.load(config.key_encrypting_key_file, config.city_id)
     key = identity.load(config.state, at_rest)
-    store = EpochStore(config.state / "epochs", at_rest, bytes(key.verify_key))
+    store = EpochStore(config.state / "epochs", at_rest, bytes(key.verify_key), config.city_id)
     found = {"identity": bytes(key), "kek": config.key_encrypting_key_file.read_bytes()}
     for epoch_id in store.ids():
         secrets = store.load(epoch_id)[1]

@@ -187,7 +187,7 @@ def test_a_document_signed_as_another_kind_is_opened_by_no_reader(signed: str) -
     public, signature = bytes(key.verify_key), sign(key, document)
     city_id = city("ckks-2048").parameters.policy.city_id
     readers: dict[str, Callable[[], object]] = {
-        "city parameters": lambda: open_city_parameters(document, signature, public),
+        "city parameters": lambda: open_city_parameters(document, signature, public, city_id),
         "roster version": lambda: open_roster_version(document, signature, public, city_id),
         "total": lambda: open_total(document, signature, public),
         "enrolment": lambda: open_enrolment(document + signature, city_id),

@@ -203,7 +203,7 @@ def test_any_report_message_is_parsed_or_refused_by_reason(message: report_pb2.R
 def test_unsigned_documents_are_refused_before_they_are_read(data: bytes) -> None:
     signature = sign(METERS[0].signing_key, data)
     for open_document in (
-        lambda: open_city_parameters(data, signature, IDENTITY_KEY),
+        lambda: open_city_parameters(data, signature, IDENTITY_KEY, CITY_ID),
         lambda: open_roster_version(data, signature, IDENTITY_KEY, CITY_ID),
         lambda: open_total(data, signature, IDENTITY_KEY),
     ):

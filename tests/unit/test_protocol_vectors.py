@@ -187,7 +187,8 @@ def test_signed_documents_of_the_vectors_open_under_the_identity_key(name: str) 
     place, vector = city(name), generate.load(f"city-{name}")
     key = raw(vector["identity_key"])
     encoded = raw(vector["head"]) + place.public_key
-    opened = open_city_parameters(encoded, raw(vector["signature"]), key)
+    city_id = place.parameters.policy.city_id
+    opened = open_city_parameters(encoded, raw(vector["signature"]), key, city_id)
     assert opened == place.parameters
     assert CityParameters.decode(encoded).encode() == encoded
     released = generate.load(f"release-{name}")

@@ -343,7 +343,12 @@ def judge_parameters(case: Json) -> str:
     data = edited(place.parameters.encode(), case["edits"])
     signature = bytes.fromhex(case["signature"])
     return reason_of(
-        lambda: open_city_parameters(data, signature, bytes(place.identity.verify_key))
+        lambda: open_city_parameters(
+            data,
+            signature,
+            bytes(place.identity.verify_key),
+            place.parameters.policy.city_id,
+        )
     )
 
 

@@ -258,19 +258,25 @@ class CityParameters:
         return sign(identity, _signed_bytes(self.digest))
 
 
-def open_city_parameters(data: bytes, signature: bytes, identity_key: bytes) -> CityParameters:
-    """Parameters that the pinned identity key signed, or KEY_NOT_PINNED before they are read.
+def open_city_parameters(
+    data: bytes, signature: bytes, identity_key: bytes, city_id: bytes
+) -> CityParameters:
+    """Parameters that the pinned identity key signed for this city, or KEY_NOT_PINNED.
 
     Args:
-        data: canonical encoding.
+        data: canonical encoding; not read before its signature is checked.
         signature: 64 bytes.
         identity_key: the pinned Ed25519 public key of the key-holder.
+        city_id: the pinned city.
     """
     if not is_signed_by(identity_key, _signed_bytes(sha256(data)), signature):
         raise NotAuthentic(
             Reason.KEY_NOT_PINNED, "the city parameters are not signed by the pinned key-holder"
         )
-    return CityParameters.decode(data)
+    parameters = CityParameters.decode(data)
+    if parameters.policy.city_id != city_id:
+        raise NotAuthentic(Reason.KEY_NOT_PINNED, "the city parameters are of another city")
+    return parameters
 
 
 def _signed_bytes(digest: bytes) -> bytes:

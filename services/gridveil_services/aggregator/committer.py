@@ -58,7 +58,7 @@ class Committer:
         self._calls_in_progress = 0
         self._reports_in_progress = 0
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="committer")
+        self._thread = threading.Thread(target=self._work, name="committer", daemon=True)
 
     @contextmanager
     def place(self, reports: int) -> Iterator[None]:

@@ -184,7 +184,7 @@ def load_city(documents: Documents, city_id: bytes, identity_key: bytes) -> City
     """
     city = City()
     for document, signature in documents.parameters():
-        parameters = open_city_parameters(document, signature, identity_key)
+        parameters = open_city_parameters(document, signature, identity_key, city_id)
         city.parameters.add(SignedParameters(parameters, document, signature))
     held = documents.roster()
     if held is not None:

@@ -54,9 +54,9 @@ class KeyHolderClient:
         request = aggregator_pb2.GetCityParametersRequest(window_start=window_start)
         with _typed_errors():
             answer = self._keyholder.GetCityParameters(request, timeout=CALL_S)
-        parameters = open_city_parameters(answer.parameters, answer.signature, self._identity_key)
-        if parameters.policy.city_id != self._city_id:
-            raise NotAuthentic(Reason.KEY_NOT_PINNED, "the city parameters are of another city")
+        parameters = open_city_parameters(
+            answer.parameters, answer.signature, self._identity_key, self._city_id
+        )
         return SignedParameters(parameters, answer.parameters, answer.signature)
 
     def roster(self, known_version: int, window_start: int) -> RosterChange:

@@ -55,7 +55,8 @@ def _rows(file: Path) -> list[tuple[str, int]]:
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
         ).fetchall()
         return [
-            (str(name), int(str(database.execute(f'SELECT count(*) FROM "{name}"').fetchall()[0][0])))  # noqa: S608 - names from the schema
+            # The names are those of the schema.
+            (str(name), int(str(database.execute(f'SELECT count(*) FROM "{name}"').get)))  # noqa: S608
             for (name,) in names
         ]
     finally:

@@ -57,11 +57,12 @@ class Secrets:
 class EpochStore:
     """The epochs in a folder."""
 
-    def __init__(self, folder: Path, at_rest: AtRest, identity_key: bytes) -> None:
+    def __init__(self, folder: Path, at_rest: AtRest, identity_key: bytes, city_id: bytes) -> None:
         make_folder(folder)
         self._folder = folder
         self._at_rest = at_rest
         self._identity_key = identity_key
+        self._city_id = city_id
 
     def ids(self) -> Iterator[bytes]:
         """The epochs that lie there, whole or not."""
@@ -89,7 +90,7 @@ class EpochStore:
         signature, encoded = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
         secrets = self._at_rest.open(_PURPOSE, epoch_id, sealed)
         try:
-            parameters = open_city_parameters(encoded, signature, self._identity_key)
+            parameters = open_city_parameters(encoded, signature, self._identity_key, self._city_id)
             return SignedParameters(parameters, signature), Secrets.decode(secrets)
         except GridveilError:
             raise _damaged() from None

@@ -40,7 +40,7 @@ class KeyHolder:
             opened.callback(self.ledger.close)
             self.roster = RosterStore(state / "roster.db", policy.city_id, policy.rules, key, clock)
             opened.callback(self.roster.close)
-            store = EpochStore(state / "epochs", at_rest, bytes(key.verify_key))
+            store = EpochStore(state / "epochs", at_rest, bytes(key.verify_key), config.city_id)
             self.ring = EpochRing(store, self.ledger, key, policy, config.epoch_length)
             self.releases = Releases(
                 policy=policy,

@@ -185,7 +185,7 @@ class _Place:
         supervisor.add(call)
 
     def over_on_the_wire(self) -> None:
-        self._call.end()
+        self._call.over()
         self.done()
 
     def done(self) -> None:

@@ -30,7 +30,7 @@ class Call:
     ) -> None:
         self.method = method
         self.pool = pool
-        self._context = context
+        self._context: grpc.ServicerContext | None = context
         self._certificate: PeerCertificate | None = None
         self._limit = _limit(context, cap_s)
         self._patience = inf
@@ -54,7 +54,8 @@ class Call:
         False once the caller is gone or its deadline has passed; for answer streams also once the
         server drains: the handler then ends, and the runtime tells the caller to come back.
         """
-        if self._callbacks is None or not self._context.is_active():
+        context = self._context
+        if self._callbacks is None or context is None or not context.is_active():
             return False
         return self._limit is None or time.monotonic() < self._limit
 
@@ -82,8 +83,9 @@ class Call:
 
     @property
     def peer(self) -> str:
-        """Where the caller is, for logs."""
-        return self._context.peer()
+        """Where the caller is, for logs; empty once the call is over."""
+        context = self._context
+        return "" if context is None else context.peer()
 
     @property
     def drained(self) -> bool:
@@ -94,6 +96,12 @@ class Call:
         """Make a stream end."""
         self._drained = True
         self.end()
+
+    def over(self) -> None:
+        """Nothing more will cross the wire."""
+        self.end()
+        # A handler that keeps the call must not keep the connection's stream with it.
+        self._context = None
 
     def end(self) -> None:
         """Make the call inactive; idempotent."""
@@ -127,7 +135,9 @@ class Call:
 
     def give_up(self) -> None:
         """Cut it off: the caller sees CANCELLED."""
-        self._context.cancel()
+        context = self._context
+        if context is not None:
+            context.cancel()
 
 
 def _limit(context: grpc.ServicerContext, cap_s: float | None) -> float | None:
