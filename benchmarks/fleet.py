@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.pool import AsyncResult
 
+from benchmarks.measure import ALL_CORES, progress
 from gridveil.meter_identity import MeterKeys
 from gridveil.protocol.city import CityParameters
 from gridveil.protocol.layout import sha256, u64
@@ -69,6 +70,18 @@ def batches(
                 yield pending.popleft().get()
         while pending:
             yield pending.popleft().get()
+
+
+def prebuilt(
+    fleet: Fleet, parameters: CityParameters, window_start: int, meters: int
+) -> list[bytes]:
+    """The batches of ``meters`` meters, made on all cores; 17.7 kB a report."""
+    made = []
+    with progress("building reports", meters) as advance:
+        for batch in batches(fleet, parameters, window_start, meters, len(ALL_CORES)):
+            made.append(batch)
+            advance(min(BATCH, meters - BATCH * (len(made) - 1)))
+    return made
 
 
 def make_batch(task: Task) -> bytes:

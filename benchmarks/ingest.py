@@ -28,7 +28,7 @@ import tenseal
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from benchmarks import baseline_server, floor_servers
-from benchmarks.fleet import BATCH, Fleet, batches
+from benchmarks.fleet import BATCH, Fleet, prebuilt
 from benchmarks.load import (
     Load,
     RawConnection,
@@ -41,7 +41,6 @@ from benchmarks.load import (
 )
 from benchmarks.local_city import WINDOW, LocalCity, running_city
 from benchmarks.measure import (
-    ALL_CORES,
     LOAD_CORE,
     SERVER_CORE,
     Goal,
@@ -90,7 +89,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Measurements:
                 folder, fleet, count + 1, aggregator_core=SERVER_CORE, other_core=LOAD_CORE
             )
         )
-        pool = _pool(fleet, city, count)
+        pool = prebuilt(fleet, city.parameters, WINDOW, count)
         stack.enter_context(pinned(LOAD_CORE))
         targets = {
             "a": _gridveil(city, pool, options),
@@ -99,15 +98,6 @@ def measure(options: argparse.Namespace, folder: Path) -> Measurements:
             "d": _raw(stack, folder, pool, options),
         }
         return _rounds(targets, bursts)
-
-
-def _pool(fleet: Fleet, city: LocalCity, count: int) -> list[bytes]:
-    pool = []
-    with progress("building reports", count) as advance:
-        for batch in batches(fleet, city.parameters, WINDOW, count, len(ALL_CORES)):
-            pool.append(batch)
-            advance(BATCH)
-    return pool
 
 
 def _rounds(targets: dict[str, Target], bursts: int) -> Measurements:
@@ -203,8 +193,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="gridveil-ingest-") as folder:
         loads = measure(options, Path(folder))
     speed = {name: [load.per_second for load in found] for name, found in loads.items()}
-    cpu = {name: Spread.of([load.cpu_us for load in found]) for name, found in loads.items()}
+    busy = {name: [load.cpu_us for load in found] for name, found in loads.items()}
+    cpu = {name: Spread.of(found) for name, found in busy.items()}
     over = {f"a/{name}": ratios(speed["a"], speed[name]) for name in "bcd"}
+    over["CPU b/a"] = ratios(busy["b"], busy["a"])
     goals = [Goal("a / b, reports a second", over["a/b"].median, LEAST_TO_BASELINE, at_least=True)]
     figures = {
         "reports_per_second": {name: Spread.of(found) for name, found in speed.items()},
