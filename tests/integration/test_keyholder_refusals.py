@@ -88,6 +88,12 @@ def one_too_many(city: PreparedCity) -> BuiltRelease:
     return city.release.resigned(header=header)
 
 
+def claimed_count(city: PreparedCity) -> BuiltRelease:
+    """119 reports, consistent in all but the header's count."""
+    release = build_release(city.parameters, city.roster_version, city.reports[1:], enrolled=120)
+    return release.resigned(header=replace(release.header, count=120))
+
+
 def other_window(city: PreparedCity) -> BuiltRelease:
     meter = city.meters[0]
     report = build_report(city.parameters, meter, city.window - 900, [1, 1])
@@ -155,6 +161,7 @@ def header_with(**changes: object) -> Callable[[PreparedCity], BuiltRelease]:
         (flagged, Reason.FIELD_RANGE),
         (one_missing, Reason.COHORT_INVALID),
         (one_too_many, Reason.COHORT_INVALID),
+        (claimed_count, Reason.COHORT_INVALID),
         (other_window, Reason.SIGNATURE_INVALID),
         (moved_count, Reason.COHORT_INVALID),
         (wrong_digest, Reason.DIGEST_MISMATCH),
@@ -182,6 +189,47 @@ def test_a_wrong_release_is_refused_before_anything_is_decrypted(
         # The window is not settled: the honest release still goes through.
         assert not keyholder.releases.release(city.release.messages()).replayed
     assert city.events() == ["intent", "released"]
+
+
+def test_an_entry_is_not_counted_again_in_the_next_chunk(city: PreparedCity) -> None:
+    entries = entries_of(city.release)
+    entries[50] = entries[49]
+    release = with_entries(city.release, entries)
+    with city.open() as keyholder, pytest.raises(GridveilError) as refusal:
+        keyholder.releases.release(release.messages(size=50 * ENTRY_BYTES))
+    assert refusal.value.reason is Reason.COHORT_INVALID
+    assert city.events() == []
+
+
+def test_a_withdrawn_meter_is_not_counted(city: PreparedCity) -> None:
+    with city.open(ManualClock(city.window - 1)) as keyholder:
+        version = keyholder.roster.withdraw([city.meters[0].meter_id]).version
+    with_it = build_release(city.parameters, version, city.reports[:119])
+    without = build_release(city.parameters, version, city.reports[1:])
+    with city.open() as keyholder:
+        assert refusal_of(keyholder, with_it).reason is Reason.COHORT_INVALID
+        keyholder.releases.release(without.messages())
+    assert city.totals()[city.window].count == 119
+
+
+def test_a_close_must_name_the_release(city: PreparedCity) -> None:
+    *messages, _ = city.release.messages()
+    other = replace(city.release, digest=bytes(32)).close_message()
+    with city.open() as keyholder:
+        with pytest.raises(GridveilError) as refusal:
+            keyholder.releases.release(iter([*messages, other]))
+        assert refusal.value.reason is Reason.DIGEST_MISMATCH
+        assert keyholder.ring.decryptions(city.window) == 0
+
+
+def test_a_header_that_lied_about_its_digest_is_in_nobodys_way(city: PreparedCity) -> None:
+    header = replace(city.release.header, count=110)
+    liar = replace(city.release, header=header)
+    with city.open() as keyholder:
+        with pytest.raises(GridveilError):
+            keyholder.releases.release(iter(list(liar.messages(size=9800))[:4]))
+        keyholder.releases.release(city.release.messages())
+    assert city.totals()[city.window].count == 120
 
 
 def too_early(release: BuiltRelease) -> Iterator[ReleaseMessage]:

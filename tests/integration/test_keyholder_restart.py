@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -281,7 +282,7 @@ def test_nothing_of_a_refused_window_stays_published(city: PreparedCity) -> None
 def test_a_shutdown_in_the_middle_of_a_release_never_costs_the_window(
     prepared: PreparedCity, tmp_path: Path
 ) -> None:
-    for attempt in range(6):
+    for attempt in range(8):
         city = prepared.copy(tmp_path / str(attempt))
         log = city.log()
 
@@ -295,6 +296,7 @@ def test_a_shutdown_in_the_middle_of_a_release_never_costs_the_window(
             worker.start()
             while not log.poll():
                 pass
+            time.sleep(0.002 * attempt)
         worker.join()
         with city.open():
             pass
