@@ -8,7 +8,7 @@ drive the same generators, so they cannot differ in what they decide.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -20,12 +20,10 @@ from gridveil.pacing import CAP_S, Draw, first_attempt, next_attempt, system_dra
 from gridveil.profile import Profile
 from gridveil.protocol.city import CityParameters, CityPolicy, open_city_parameters
 from gridveil.protocol.errors import (
-    Exhausted,
     GridveilError,
     InternalFault,
     NotAuthentic,
     Reason,
-    Unavailable,
     WrongState,
 )
 from gridveil.protocol.report import Report, parse_report
@@ -132,15 +130,13 @@ class Submitter:
     def record(self, meter_id: bytes, window_start: int, values: Mapping[str, int]) -> Steps[None]:
         """Check, build and persist one reading; nothing is persisted if this raises.
 
-        If the parameters of a new epoch cannot be fetched now, the reading is persisted and its
-        report made later. Errors: those of ``parameters``, ``check_values``, ``check_open`` and
-        ``Outbox.record``.
+        In a new epoch the reading is checked against the last known policy and persisted, and its
+        report made when it is due: a city's meters must not all ask for parameters at once.
+        Errors: those of ``parameters``, ``check_values``, ``check_open`` and ``Outbox.record``.
         """
         parameters = self._serving(window_start)
-        if self._known:
-            check_values((parameters or self._known[0]).policy, values)
-        if parameters is None:
-            parameters = yield from self._fetch_if_reachable(window_start)
+        if not self._known:
+            parameters = yield from self._fetch(window_start)
         policy = (parameters or self._known[0]).policy
         check_values(policy, values)
         policy.rules.check_aligned(window_start)
@@ -255,8 +251,10 @@ class Submitter:
         window = batch[0].window_start
         try:
             parameters = yield from self._fetch(window)
-        except GridveilError:
-            return  # the entries wait for their next attempt
+        except GridveilError as error:
+            # The entries wait for their next attempt, and say what it waits for.
+            self._outbox.conclude([replace(v, reason=error.reason) for _, v in stale])
+            return
         for entry, verdict in stale:
             self._rebuild(entry, parameters, verdict)
 
@@ -273,14 +271,6 @@ class Submitter:
         # A report that was never sent may go at once.
         due_at = verdict.due_at if entry.report is not None else self._clock.now()
         self._outbox.replace_report(entry, parameters.digest, encode_report(report), due_at)
-
-    def _fetch_if_reachable(self, window_start: int) -> Steps[CityParameters | None]:
-        try:
-            return (yield from self._fetch(window_start))
-        except (Unavailable, Exhausted):
-            if not self._known:
-                raise
-            return None
 
     def _fetch(self, window_start: int) -> Steps[CityParameters]:
         parameters = yield from self._request(window_start)

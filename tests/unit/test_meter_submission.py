@@ -300,31 +300,57 @@ def test_a_change_of_epoch_to_an_unpinned_key_keeps_the_report(
     assert (entry.state, entry.report) == (State.WAITING, before)
 
 
-def test_a_reading_of_a_new_epoch_is_kept_while_nobody_answers(
-    city: CityKeys, outbox: Outbox
+def first_window_of_a_new_epoch(
+    subject: Submitter, outbox: Outbox, clock: ManualClock, server: Aggregator
+) -> Entry:
+    """Settle a window of a one-window epoch, and record the next one's reading, 55 Wh."""
+    run_steps(record(subject), server)
+    clock.move_to(outbox.next_due() or 0)
+    request = next(subject.submit_due()).request
+    assert isinstance(request, report_pb2.Report)
+    server.answers = [receipt(request)]
+    clock.move_to(outbox.next_due() or 0)
+    run_steps(subject.submit_due(), server)
+    asked = len(server.calls)
+    clock.move_to(END + 900)
+    run_steps(record(subject, 55, END), server)
+    assert len(server.calls) == asked
+    kept = outbox.find(END, METER.meter_id)
+    assert kept is not None
+    assert (kept.values, kept.parameters_digest) == (signed_reading(55), None)
+    return kept
+
+
+def test_the_report_of_a_new_epoch_is_made_when_it_is_due_not_when_all_meters_record(
+    outbox: Outbox,
 ) -> None:
     clock = ManualClock(END)
     short = city_keys(windows=1)
     subject, server = submitter(short, outbox, clock), Aggregator(short)
-    run_steps(record(subject), server)
-    outbox.conclude([])
-    clock.move_to(END + 900)
-
-    def unreachable(_call: Call) -> Any:
-        raise Unavailable(Reason.UNREACHABLE, "")
-
-    run_steps(record(subject, 55, END), unreachable)
-    kept = outbox.find(END, METER.meter_id)
-    assert kept is not None
-    assert (kept.values, kept.parameters_digest) == (signed_reading(55), None)
+    kept = first_window_of_a_new_epoch(subject, outbox, clock, server)
     server.city = city_keys(first_window=END, name=b"epoch-0000000001")
-    server.answers = [Unavailable(Reason.UNREACHABLE, "")] * 2
+    server.answers = [Unavailable(Reason.UNREACHABLE, "")]
     clock.move_to(kept.due_at)
     run_steps(subject.submit_due(), server)
     run_steps(subject.submit_due(), server)
     (sent,) = [report for report in server.sent() if report.window_start == END]
     values, _ = server.city.open_report(parse_report(sent), METER.member)
     assert values == [55, 0]
+
+
+def test_a_reading_of_a_new_epoch_is_not_encrypted_for_an_unpinned_key(
+    city: CityKeys, outbox: Outbox
+) -> None:
+    clock = ManualClock(END)
+    short = city_keys(windows=1)
+    subject, server = submitter(short, outbox, clock), Aggregator(short)
+    kept = first_window_of_a_new_epoch(subject, outbox, clock, server)
+    server.city = city_keys(first_window=END, identity=type(city.identity)(bytes(32)))
+    clock.move_to(kept.due_at)
+    run_steps(subject.submit_due(), server)
+    (entry,) = outbox.due(1e12, 1)
+    assert (entry.state, entry.reason) == (State.WAITING, Reason.KEY_NOT_PINNED)
+    assert entry.report is None
 
 
 def test_without_any_parameters_an_unreachable_aggregator_is_an_error(
