@@ -132,7 +132,9 @@ def parse_report(message: report_pb2.Report) -> Report:
     if not 0 < message.window_start < 2**53:
         _refuse_window(message.window_start)
     check_flags(message.flags)
-    if not message.ciphertext:
+    # Each access to a field of bytes copies it.
+    ciphertext, signature = message.ciphertext, message.signature
+    if not ciphertext:
         raise MalformedInput(Reason.CIPHERTEXT_MALFORMED, "the ciphertext is empty")
     claim = Claim(
         _required(message.parameters_digest, DIGEST_BYTES, "parameters_digest"),
@@ -141,13 +143,13 @@ def parse_report(message: report_pb2.Report) -> Report:
         message.flags,
         _required(message.commitment_hash, DIGEST_BYTES, "commitment_hash"),
         _required(message.sealed_commitment, SEALED_BYTES, "sealed_commitment"),
-        sha256(message.ciphertext),
+        sha256(ciphertext),
     )
-    if not message.signature:
+    if not signature:
         raise NotAuthentic(Reason.SIGNATURE_MISSING, "a report is signed by its meter")
-    if len(message.signature) != SIGNATURE_BYTES:
+    if len(signature) != SIGNATURE_BYTES:
         raise NotAuthentic(Reason.SIGNATURE_INVALID, "the signature is not valid")
-    return Report(claim, message.ciphertext, message.signature)
+    return Report(claim, ciphertext, signature)
 
 
 def check_flags(flags: int) -> None:

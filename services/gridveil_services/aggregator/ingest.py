@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gridveil.clock import Clock
-from gridveil.protocol.ciphertext import Residues, add, parse_ciphertext
+from gridveil.protocol.ciphertext import Residues, parse_ciphertext
 from gridveil.protocol.city import CityParameters
 from gridveil.protocol.errors import Conflict, GridveilError, MalformedInput, Reason
 from gridveil.protocol.layout import sha256
+from gridveil.protocol.parameter_sets import ParameterSet
 from gridveil.protocol.release import Entry
 from gridveil.protocol.report import Report, parse_report
 from gridveil.protocol.v1 import report_pb2
@@ -32,6 +33,7 @@ from gridveil_services.aggregator.store.interface import (
     StoredReport,
     Window,
 )
+from gridveil_services.aggregator.summing import canonical_sum
 
 
 class Accepted(NamedTuple):
@@ -216,26 +218,22 @@ class Ingest:
         answers: Answers,
     ) -> list[_Authentic]:
         """Have reports of distinct meters added; those to look at again are returned."""
-        lanes: dict[int, list[_Authentic]] = {}
-        residues: dict[int, list[Residues]] = {}
         crypto, epoch_id = parameters.policy.crypto, parameters.epoch.epoch_id
+        lanes: dict[int, list[_Authentic]] = {}
         for report in reports:
-            try:
-                parsed = parse_ciphertext(report.ciphertext, crypto, window.slots)
-            except MalformedInput as refusal:
-                answers[report.place] = refusal
-                continue
             lane = lane_of(epoch_id, window.start, report.stored.meter_id, window.lanes)
             lanes.setdefault(lane, []).append(report)
-            residues.setdefault(lane, []).append(parsed)
-        batches = [
-            LaneBatch(window.start, lane, [r.stored for r in members], add(residues[lane], crypto))
-            for lane, members in lanes.items()
-        ]
+        batches, added = [], []
+        for lane, members in lanes.items():
+            canonical, total = _sum(members, crypto, window.slots, answers)
+            if total is not None:
+                stored = [report.stored for report in canonical]
+                batches.append(LaneBatch(window.start, lane, stored, total))
+                added.append(canonical)
         outcomes = self._committer.commit(batches) if batches else []
         return [
             report
-            for members, outcome in zip(lanes.values(), outcomes, strict=True)
+            for members, outcome in zip(added, outcomes, strict=True)
             for report in _answer_lane(members, outcome, answers)
         ]
 
@@ -266,6 +264,23 @@ def _first_of_each_meter(
         if firsts.setdefault(report.stored.meter_id, report) is not report
     ]
     return list(firsts.values()), further
+
+
+def _sum(
+    reports: Sequence[_Authentic], crypto: ParameterSet, slots: int, answers: Answers
+) -> tuple[Sequence[_Authentic], Residues | None]:
+    """The reports whose ciphertexts are canonical, and their sum; the others are answered."""
+    total = canonical_sum([report.ciphertext for report in reports], crypto, slots)
+    if total is not None:
+        return reports, total
+    canonical = []
+    for report in reports:
+        try:
+            parse_ciphertext(report.ciphertext, crypto, slots)
+            canonical.append(report)
+        except MalformedInput as refusal:
+            answers[report.place] = refusal
+    return canonical, canonical_sum([r.ciphertext for r in canonical], crypto, slots)
 
 
 def _answer_lane(
