@@ -109,6 +109,7 @@ class Ingest:
         try:
             parameters = rules.parameters_of(book, parameters_digest, window_start)
             rules.check_whole(window)
+            rules.check_roster_known(window, window_start, parameters, self._clock.now())
             version = self._roster_version(window)
         except GridveilError as refusal:
             self._on_gap()

@@ -1,7 +1,7 @@
 """What is said to a report: pure functions of the report, the state of its window, and the time.
 
 They are asked in this order, and the first refusal is the answer: parameters known, window whole,
-author, known already, window open, ciphertext (``gridveil.protocol``), room in the lane.
+roster known, author, known already, window open, ciphertext (``gridveil.protocol``), room in the lane.
 Retries are answered before the window is looked at, so that a receipt that was lost on its way
 can be fetched after the window was sealed and settled.
 
@@ -75,6 +75,17 @@ def check_whole(window: Window | None) -> None:
     """WINDOW_POISONED if it is not sure which reports of the window were accepted."""
     if window is not None and window.phase is Phase.POISONED:
         raise WrongState(Reason.WINDOW_POISONED, "the window is lost")
+
+
+def check_roster_known(
+    window: Window | None, window_start: int, parameters: CityParameters, now: float
+) -> None:
+    """KEYHOLDER_UNAVAILABLE if the window takes reports, but who may report is not known yet.
+
+    It comes before the author: a meter that was enrolled last must not be told that it is unknown.
+    """
+    if window is None and parameters.policy.rules.takes(window_start, now):
+        raise keyholder_unknown()
 
 
 def check_same(receipt: StoredReceipt, report_digest: bytes) -> None:
