@@ -56,6 +56,9 @@ NOW = DAY + 23 * 3600 + 10
 """The time of every attack: windows that ended 100 s ago may be released."""
 TIMEOUT_S = 60.0
 
+RELEASED = "the key-holder released a total"
+"""What a test says when its attack succeeds."""
+
 VICTIM_WH = 173_291
 """The reading that every attack is after; no other number of a test has these bytes."""
 
@@ -227,7 +230,7 @@ class AttackedCity:
         assert self.events(window) == ["intent", "refused"]
         assert self.keyholder.ring.decryptions(window) == decryptions
         assert self.release(release) == answer
-        assert self.release(self.built(reports, crowd)).reason == Reason.WINDOW_PINNED
+        self.assert_pinned(self.built(reports, crowd))
         assert self.progress(window, release.digest).complete
         assert self.events(window) == ["intent", "refused"]
         assert self.keyholder.ring.decryptions(window) == decryptions
@@ -243,7 +246,7 @@ class AttackedCity:
         """It was not even taken in: nothing was opened, and the window is as it was."""
         window = release.header.window_start
         answer = self.release(release)
-        assert answer.receipt is None, "the key-holder released a total"
+        assert answer.receipt is None, RELEASED
         assert answer.reason == reason
         assert self.events(window) == []
         assert self.keyholder.ring.decryptions(window) == 0
@@ -262,12 +265,18 @@ class AttackedCity:
 
     def assert_is_the_refusal(self, answer: Answer) -> None:
         """The same bytes for every cause, window and attack."""
-        assert answer.receipt is None, "the key-holder released a total"
+        assert answer.receipt is None, RELEASED
         assert answer.code is grpc.StatusCode.FAILED_PRECONDITION
         assert answer.reason == Reason.REFUSED
         key = answer.code, answer.text, answer.trailers
         self._refusal = self._refusal or key
         assert key == self._refusal
+
+    def assert_pinned(self, release: BuiltRelease) -> None:
+        """The window belongs to another release for ever."""
+        answer = self.release(release)
+        assert answer.receipt is None, RELEASED
+        assert answer.reason == Reason.WINDOW_PINNED
 
     def events(self, window: int) -> list[str]:
         """What the release log says of a window."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.adversary.city import RELEASED
+
 PROTOCOL = "client/gridveil/protocol"
 KEYHOLDER = "services/gridveil_services/keyholder"
 
@@ -45,11 +47,15 @@ class Mutant:
 
     edits: tuple[Edit, ...]
     caught_by: Attacks
+    shows: str = RELEASED
+    """What every test that fails says."""
 
 
-def mutant(path: str, found: str, put: str, file: str, select: str) -> Mutant:
+def mutant(
+    path: str, found: str, put: str, file: str, select: str, shows: str = RELEASED
+) -> Mutant:
     """A mutant of one edit."""
-    return Mutant((Edit(path, found, put),), Attacks(file, select))
+    return Mutant((Edit(path, found, put),), Attacks(file, select), shows)
 
 
 _SUMS, _COMMITMENTS = "test_sums.py", "test_commitments.py"
@@ -162,7 +168,7 @@ MUTANTS: dict[str, Mutant] = {
         "verify(signing_key, entry.claim.transcript(), entry.signature)",
         "pass",
         _COHORTS,
-        "no_signature or last_windows_entries",
+        "no_signature or other_signature",
     ),
     "meters count before and after their enrolment": mutant(
         f"{KEYHOLDER}/cohort.py",
@@ -232,6 +238,7 @@ MUTANTS: dict[str, Mutant] = {
         "                raise\n",
         _COMMITMENTS,
         "unsealed or another_reading",
+        "assert answer.code is grpc.StatusCode.FAILED_PRECONDITION",
     ),
     "every role may release": mutant(
         f"{KEYHOLDER}/service.py",
@@ -246,5 +253,6 @@ MUTANTS: dict[str, Mutant] = {
         "if False:",
         _PINNING,
         "attacker",
+        "DID NOT RAISE",
     ),
 }

@@ -15,7 +15,7 @@ from gridveil.protocol.errors import Reason
 from gridveil.protocol.release import LaneSum
 from gridveil.protocol.report import Report
 from tests.adversary.city import DAY, LENGTH, NOW, AttackedCity, Crowd
-from tests.adversary.forging import combined, split, sums_of, with_sums
+from tests.adversary.forging import combined, scaled, split, sums_of, with_sums
 from tests.support.epochs import city_keys
 from tests.support.reports import BuiltRelease, build_report, make_members
 
@@ -106,25 +106,15 @@ def doubled_entry(
     city: AttackedCity, reports: Sequence[Report], honest: BuiltRelease
 ) -> BuiltRelease:
     """The victim's entry stands twice, its ciphertext is added twice, and all counts say so."""
-    entries = split(honest)
-    victim = next(e for e in entries if e.startswith(reports[0].claim.meter_id))
-    at, lane = entries.index(victim), city.lane(reports[0])
-    twice = combined(city.parameters, sums_of(honest)[lane], reports[0].ciphertext)
-    lanes = tuple(replace(s, count=s.count + (s.lane == lane)) for s in honest.lanes)
-    # One other meter is left out, so that the count is within the roster.
-    out = next(i for i, e in enumerate(entries) if e[:16] == reports[-1].claim.meter_id)
-    minus = lane_without(city, reports[-1], lanes)
-    kept = [*entries[: at + 1], victim, *entries[at + 1 :]]
-    kept.pop(out + (out > at))
-    return with_sums(with_entries(honest, kept).resigned(lanes=minus), {lane: twice})
-
-
-def lane_without(
-    city: AttackedCity, report: Report, lanes: Sequence[LaneSum]
-) -> tuple[LaneSum, ...]:
-    """The lanes' counts without one report."""
-    lane = city.lane(report)
-    return tuple(replace(s, count=s.count - (s.lane == lane)) for s in lanes)
+    once, lane = city.built(reports[:-1]), city.lane(reports[0])
+    sum_ = combined(city.parameters, sums_of(once)[lane], reports[0].ciphertext)
+    lanes = tuple(replace(s, count=s.count + (s.lane == lane)) for s in once.lanes)
+    entries = split(once)
+    at = next(i for i, e in enumerate(entries) if e.startswith(reports[0].claim.meter_id))
+    entries.insert(at, entries[at])
+    header = replace(once.header, count=len(entries))
+    twice = replace(once, header=header, lanes=lanes)
+    return with_sums(with_entries(twice, entries), {lane: sum_})
 
 
 def unsorted(city: AttackedCity, reports: Sequence[Report], honest: BuiltRelease) -> BuiltRelease:
@@ -138,9 +128,9 @@ def wrong_lane(city: AttackedCity, reports: Sequence[Report], honest: BuiltRelea
     parameters, count = city.parameters, honest.lanes[0].count
     last = split(honest)[count - 1]
     moved = next(r for r in reports if r.claim.meter_id == last[:16])
-    sums = sums_of(honest)
+    sums, away = sums_of(honest), scaled(parameters, moved.ciphertext, -1)
     lanes = (
-        LaneSum(0, count - 1, sums[0]),
+        LaneSum(0, count - 1, combined(parameters, sums[0], away)),
         LaneSum(1, honest.lanes[1].count + 1, combined(parameters, sums[1], moved.ciphertext)),
     )
     return honest.resigned(lanes=lanes)
@@ -179,10 +169,9 @@ def lanes_reversed(
 def more_counted(
     city: AttackedCity, reports: Sequence[Report], honest: BuiltRelease
 ) -> BuiltRelease:
-    """The header counts one report more than there are entries."""
-    most = split(honest)[:-1]
-    lanes = (honest.lanes[0], replace(honest.lanes[1], count=honest.lanes[1].count - 1))
-    return honest.resigned(entries=b"".join(most), lanes=lanes)
+    """The header counts all meters, and there are entries and sums of 90."""
+    few = city.built(reports[:90])
+    return few.resigned(header=honest.header)
 
 
 def fewer_counted(

@@ -23,11 +23,12 @@ from gridveil.protocol.v1.report_pb2 import Receipt, ReportOutcome
 from gridveil.protocol.v1.report_pb2 import Report as Message
 from gridveil.transport import from_status
 from gridveil_services.aggregator.serve import STORE_FILE
+from gridveil_services.aggregator.store.interface import Phase
 from gridveil_services.releaselog.reader import LogReader
-from tests.adversary.forging import resigned
+from tests.adversary.forging import encrypted, forged_report, resigned, slots_of
 from tests.support.aggregators import LENGTH, LocalCity
 from tests.support.epochs import city_keys
-from tests.support.reports import WINDOW, build_report, make_members
+from tests.support.reports import WINDOW, build_report, generators, make_members
 
 HONEST = 110
 """Meters that have reported when the attack begins; the others are corrupted or silent."""
@@ -325,3 +326,22 @@ def test_forgeries_among_honest_reports_leave_the_released_total_exact(tmp_path:
         replayed = send(city, honest[0], city.report(1, TARGET))
         assert replayed[0].receipt.duplicate
         assert reason(replayed[1]) is Reason.EQUIVOCATION
+
+
+def test_a_report_that_does_not_open_only_spends_its_window(tmp_path: Path) -> None:
+    """What an aggregator cannot see gains a corrupted meter nothing but a window without total."""
+    with LocalCity.create(tmp_path, meters=METERS) as city:
+        city.enter_window(TARGET)
+        honest = [city.report(at, TARGET) for at in range(METERS - 1)]
+        parameters, corrupted = city.parameters(), city.meters[-1]
+        commitment = generators(parameters, TARGET).commit([10, 0], 5)
+        ciphertext = encrypted(parameters, slots_of(parameters, [11, 0], 5))
+        forged = forged_report(parameters, corrupted, TARGET, commitment, ciphertext)
+        outcomes = send(city, *honest, of(forged))
+        assert all(outcome.HasField("receipt") for outcome in outcomes)
+        city.aggregator.sealer.step()
+        city.aggregator.releaser.step()
+        assert city.stored_window(TARGET).phase is Phase.REFUSED
+        log = LogReader(city.paths.published / "log").poll()
+        assert [r.WhichOneof("event") for r in log][-2:] == ["intent", "refused"]
+        assert not list((city.paths.published / "entries").iterdir())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+import pytest
+
 from gridveil.protocol.errors import Reason
 from gridveil.protocol.report import Report
-from tests.adversary.city import Answer, AttackedCity
-from tests.adversary.forging import scaled, sums_of, with_sums
+from tests.adversary.city import VICTIM_WH, Answer, AttackedCity
+from tests.adversary.forging import commitment_in, scaled, sums_of, with_sums
 from tests.support.reports import BuiltRelease
 
 
@@ -29,9 +31,7 @@ def test_a_second_cohort_of_a_released_window_is_turned_away(city: AttackedCity)
     reports = city.reports(window)
     first = city.built(reports)
     city.assert_released(first, city.truth(window))
-    answer = city.release(without(city, reports, 0))
-    assert answer.receipt is None
-    assert answer.reason == Reason.WINDOW_PINNED
+    city.assert_pinned(without(city, reports, 0))
     replayed = city.release(first)
     assert replayed.receipt
     assert replayed.receipt.replayed
@@ -45,7 +45,7 @@ def test_a_second_attempt_at_a_refused_window_is_turned_away(city: AttackedCity)
     reports = city.reports(window)
     city.assert_refused(scaled_release(city, city.built(reports)), reports)
     for again in (without(city, reports, 0), scaled_release(city, without(city, reports, 1))):
-        assert city.release(again).reason == Reason.WINDOW_PINNED
+        city.assert_pinned(again)
     assert city.keyholder.ring.decryptions(window) == 1
 
 
@@ -100,6 +100,23 @@ def test_entries_of_two_cohorts_cannot_be_spliced_by_resuming(city: AttackedCity
     city.assert_released(city.built(reports), city.truth(window))
 
 
+def test_the_key_holders_own_log_holds_no_reading(
+    city: AttackedCity, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Who reads the operator's logs gains nothing, whether a release opens or not."""
+    for spoil in (False, True):
+        window = city.window()
+        reports = city.reports(window)
+        honest = city.built(reports)
+        city.release(scaled_release(city, honest) if spoil else honest)
+        commitment = commitment_in(city.parameters, city.victim, reports[0])
+        said = "".join(capfd.readouterr())
+        assert str(window) in said
+        total = city.truth(window)
+        for secret in (str(VICTIM_WH), str(total), commitment.hex(), city.victim.meter_id.hex()):
+            assert secret not in said
+
+
 def test_a_restart_undoes_no_settlement(city: AttackedCity) -> None:
     """Making the key-holder start again gains nothing: what was settled stays so."""
     refused_window, released_window = city.window(), city.window()
@@ -110,6 +127,6 @@ def test_a_restart_undoes_no_settlement(city: AttackedCity) -> None:
     city.restart()
     city.assert_is_the_refusal(city.release(refused))
     for honest in (city.built(refused_reports), without(city, released_reports, 0)):
-        assert city.release(honest).reason == Reason.WINDOW_PINNED
+        city.assert_pinned(honest)
     assert city.keyholder.ring.decryptions(refused_window) == 0
     assert city.keyholder.ring.decryptions(released_window) == 0

@@ -12,7 +12,7 @@ import pytest
 from gridveil.encryption import Encryptor
 from gridveil.protocol.report import Report
 from gridveil_services.rpc import Role
-from tests.adversary.city import VICTIM_WH, AttackedCity
+from tests.adversary.city import RELEASED, VICTIM_WH, AttackedCity
 from tests.adversary.forging import (
     combined,
     encrypted,
@@ -99,9 +99,9 @@ def halved(city: AttackedCity, reports: Sequence[Report], sums: Sums) -> Sums:
 
 
 def victim_scaled(city: AttackedCity, reports: Sequence[Report], sums: Sums) -> Sums:
-    """The victim counts a hundredfold in a sum of otherwise honest reports."""
+    """The victim counts tenfold in a sum of otherwise honest reports."""
     lane, parameters = city.lane(reports[0]), city.parameters
-    more = scaled(parameters, reports[0].ciphertext, 99)
+    more = scaled(parameters, reports[0].ciphertext, 9)
     return {lane: combined(parameters, sums[lane], more)}
 
 
@@ -121,8 +121,9 @@ def one_report_under_a_self_made_key(
 
 
 def transparent(city: AttackedCity, reports: Sequence[Report], sums: Sums) -> Sums:
-    """A lane that is no encryption: c1 is zero, and c0 says 3 in every slot."""
-    return {0: lifted_by(city.parameters, bytes(len(sums[0])), 3 * 2**24)}
+    """A lane that is no encryption: c1 is zero, and c0 says next to nothing in every slot."""
+    little = city.parameters.policy.crypto.scale // 20
+    return {0: lifted_by(city.parameters, bytes(len(sums[0])), little)}
 
 
 def bit(number: int) -> Attack:
@@ -137,12 +138,14 @@ def bit(number: int) -> Attack:
 
 
 def wrapped(city: AttackedCity, reports: Sequence[Report], sums: Sums) -> Sums:
-    """Every slot is pushed once around the modulus, and 7 further.
+    """Every slot is pushed once around the modulus, and the first one 7 further.
 
-    q is all but 2^26 times the scale: 2^26 + 7 more a slot comes out as 7 more, within all bounds.
+    q is all but 2^26 times the scale, so that all of it comes out within every bound.
     """
-    crypto = city.parameters.policy.crypto
-    return {0: lifted_by(city.parameters, sums[0], (2**26 + 7) * crypto.scale)}
+    parameters = city.parameters
+    slots = slots_of(parameters, [7, 0])
+    around = lifted_by(parameters, encrypted(parameters, slots), 2**26 * 2**24)
+    return {0: combined(parameters, sums[0], around)}
 
 
 def beyond_half_the_modulus(city: AttackedCity, reports: Sequence[Report], sums: Sums) -> Sums:
@@ -238,6 +241,7 @@ def test_only_the_aggregator_may_hand_a_release_over(city: AttackedCity) -> None
     release = city.built(city.reports(window))
     for role in set(Role) - {Role.AGGREGATOR}:
         answer = city.release_as(role, release)
+        assert answer.receipt is None, RELEASED
         assert answer.reason == "ROLE_NOT_ALLOWED"
     assert city.events(window) == []
     city.assert_released(release, city.truth(window))
