@@ -1,4 +1,4 @@
-"""A window whose roster has not come yet: nobody is told that it is unknown, nor that it is known."""
+"""A window whose roster has not come yet: nobody learns whether a meter is enrolled."""
 
 from __future__ import annotations
 

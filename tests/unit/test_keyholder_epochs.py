@@ -18,7 +18,7 @@ from gridveil_services.keyholder import identity
 from gridveil_services.keyholder.at_rest import AtRest, create_key_file
 from gridveil_services.keyholder.config import KeyHolderConfig
 from gridveil_services.keyholder.epoch_keys import EpochKeys, OpeningFailed
-from gridveil_services.keyholder.epoch_store import EpochStore, Secrets
+from gridveil_services.keyholder.epoch_store import EpochStore, Secrets, SignedParameters
 from gridveil_services.keyholder.keyholder import KeyHolder
 from tests.support.keyholders import make_config
 from tests.support.reports import WINDOW, encryptor, make_members
@@ -199,6 +199,20 @@ def test_the_whole_of_another_epoch_is_refused(config: KeyHolderConfig) -> None:
     one, other = folders(config)
     for name in ("parameters", "secrets"):
         shutil.copy(one / name, other / name)
+    assert refused_start(config) is Reason.PARTIAL_CORRUPT
+
+
+def test_an_epoch_with_other_parameters_than_the_log_names_is_refused(
+    config: KeyHolderConfig,
+) -> None:
+    served(config, NOON)
+    at_rest = AtRest.load(config.key_encrypting_key_file, config.city_id)
+    key = identity.load(config.state, at_rest)
+    store = EpochStore(config.state / "epochs", at_rest, bytes(key.verify_key), config.city_id)
+    signed, secrets = store.load(next(store.ids()))
+    weaker = replace(signed.parameters.policy, min_coverage_ppm=500_000)
+    parameters = replace(signed.parameters, policy=weaker)
+    store.save(SignedParameters(parameters, parameters.sign(key)), secrets)
     assert refused_start(config) is Reason.PARTIAL_CORRUPT
 
 

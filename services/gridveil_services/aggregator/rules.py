@@ -1,7 +1,8 @@
 """What is said to a report: pure functions of the report, the state of its window, and the time.
 
 They are asked in this order, and the first refusal is the answer: parameters known, window whole,
-roster known, author, known already, window open, ciphertext (``gridveil.protocol``), room in the lane.
+roster known, author, known already, window open, ciphertext (``gridveil.protocol``), room in the
+lane.
 Retries are answered before the window is looked at, so that a receipt that was lost on its way
 can be fetched after the window was sealed and settled.
 

@@ -10,7 +10,7 @@ import grpc
 
 from gridveil.profile import Tls
 from gridveil.protocol.city import open_city_parameters
-from gridveil.protocol.errors import MalformedInput, NotAuthentic, Reason, Unavailable
+from gridveil.protocol.errors import MalformedInput, Reason, Unavailable
 from gridveil.protocol.layout import ID_BYTES
 from gridveil.protocol.roster import Member, RosterVersion, open_roster_version, parse_members
 from gridveil.protocol.v1 import aggregator_pb2, keyholder_pb2, keyholder_pb2_grpc
