@@ -12,7 +12,6 @@ from gridveil.protocol.errors import GridveilError
 from gridveil.protocol.windows import WindowRules
 from gridveil_services.keyholder.epoch_keys import EpochRing
 from gridveil_services.keyholder.ledger import Ledger
-from gridveil_services.keyholder.policy import Status
 from gridveil_services.keyholder.release import Releases
 from gridveil_services.keyholder.roster_store import RosterStore
 
@@ -75,13 +74,12 @@ class Upkeep:
         first = self._roster.first_in_force
         if first is None:
             return
-        window, due = max(first, self._next_window), []
+        window, over = max(first, self._next_window), []
         while self._rules.expires(window) <= now:
-            if self._ledger.state(window).status is Status.OPEN:
-                due.append(window)
+            over.append(window)
             window += self._rules.length
-        for at in range(0, len(due), MOST_AT_ONCE):
-            self._ledger.expire(due[at : at + MOST_AT_ONCE])
+        for at in range(0, len(over), MOST_AT_ONCE):
+            self._ledger.expire(over[at : at + MOST_AT_ONCE])
         self._next_window = window
 
     def _run(self, after: Callable[[], None]) -> None:
