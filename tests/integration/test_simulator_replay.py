@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gridveil.meter_identity import MeterKeys
@@ -119,6 +122,31 @@ def test_worker_processes_make_the_same_reports(
         tally = simulator.run(WINDOW, 1)
     assert tally.accepted == 20
     assert setup.opened(fleet[:20]) == whole(20, 1)
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    program = tmp_path / "parent.py"
+    program.write_text(
+        """
+import multiprocessing, time
+from gridveil.simulator.building import ReportFactory
+
+if __name__ == "__main__":
+    factory = ReportFactory(2)
+    factory.warm_up()
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+"""
+    )
+    parent = subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    children = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert len(children) == 2
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
 
 
 def test_lost_answers_and_refusals_are_retried_and_counted(

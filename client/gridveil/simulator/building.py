@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -57,8 +59,9 @@ class ReportFactory:
 
     def __init__(self, workers: int) -> None:
         """``workers``: processes; 0 makes reports in this one."""
+        spawn = multiprocessing.get_context("spawn")
         self._pool = (
-            ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) if workers else None
+            ProcessPoolExecutor(workers, spawn, initializer=_stay_with_parent) if workers else None
         )
         self._workers = workers
         self._room = max(1, workers * _AHEAD)
@@ -117,6 +120,19 @@ class ReportFactory:
             chunk, done = self._pending.popleft()
             built.append(Built(chunk, _prepared(chunk, done.result())))
         return built
+
+
+def _stay_with_parent() -> None:
+    """Leave interrupts to the parent, and end when it does, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_after_parent, daemon=True).start()
+
+
+def _end_after_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
 
 
 def _load_encryption() -> None:
