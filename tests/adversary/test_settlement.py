@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from gridveil.protocol.errors import Reason
 from gridveil.protocol.report import Report
 from tests.adversary.city import VICTIM_WH, Answer, AttackedCity
-from tests.adversary.forging import commitment_in, scaled, sums_of, with_sums
+from tests.adversary.forging import commitment_in, scaled, split, sums_of, with_sums
 from tests.support.reports import BuiltRelease
 
 
@@ -98,6 +99,27 @@ def test_entries_of_two_cohorts_cannot_be_spliced_by_resuming(city: AttackedCity
     assert spliced.reason == Reason.DIGEST_MISMATCH
     assert city.events(window) == []
     city.assert_released(city.built(reports), city.truth(window))
+
+
+@pytest.mark.parametrize("begun", [slice(1, None), slice(100, None), slice(0, None, 2)])
+def test_entries_sent_under_anothers_digest_do_not_keep_its_release_away(
+    city: AttackedCity, begun: slice
+) -> None:
+    """A second holder of the aggregator's role gains nothing by beginning the first one's release.
+
+    Each of its entries is genuine and in order, so they are held; but they are not the release's.
+    """
+    window = city.window()
+    release = city.built(city.reports(window))
+    wrong = replace(release, entries=b"".join(split(release)[begun]))
+    assert city.release(wrong).reason == Reason.COHORT_INVALID
+    for _ in range(2):  # as an aggregator does it: what is held need not be sent again
+        held = city.progress(window, release.digest).entry_bytes
+        answer = city.release_messages(release.messages(offset=held))
+        if answer.receipt:
+            break
+    assert city.events(window) == ["intent", "released"]
+    assert city.total(window).sum("import_wh") == city.truth(window)
 
 
 def test_the_key_holders_own_log_holds_no_reading(

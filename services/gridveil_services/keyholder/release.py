@@ -226,8 +226,8 @@ class Releases:
         try:
             return intake.take(messages)
         except MalformedInput as error:
-            if error.reason is Reason.DIGEST_MISMATCH:
-                # Something that is held is not what was meant: begin anew.
+            if error.reason in {Reason.DIGEST_MISMATCH, Reason.COHORT_INVALID}:
+                # Something that is held may not be what was meant: begin anew.
                 self._forget(intake.spool.header.window_start)
             raise
 
