@@ -110,4 +110,4 @@ def test_kill_9_while_recording_loses_nothing_and_blinds_nothing_twice(tmp_path:
         assert acknowledged <= after.keys()
         assert before.items() <= after.items()
         before = after
-    assert len(before) > 10
+    assert len(acknowledged) > 5
