@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from gridveil.protocol.errors import GridveilError
+from gridveil_services.rpc.commands import ClockOrigin, ClockRate, explain, one_line_on_failure
 
 app = typer.Typer(
     no_args_is_help=True, help="The aggregator: adds encrypted readings and cannot read them."
 )
 
-_REFUSES_TO_START = 2
 _STORE_FAILED = 3
 
 
@@ -25,16 +24,8 @@ def aggregator() -> None:
 @app.command()
 def serve(
     config: Annotated[Path, typer.Option(help="Path of aggregator.toml.", show_default=False)],
-    clock_origin: Annotated[
-        str | None,
-        typer.Option(
-            metavar="METERING@REAL",
-            help="Two Unix times that fall together; development cities only.",
-        ),
-    ] = None,
-    clock_rate: Annotated[
-        float, typer.Option(help="Metering seconds per real second; development cities only.")
-    ] = 1.0,
+    clock_origin: ClockOrigin = None,
+    clock_rate: ClockRate = 1.0,
 ) -> None:
     """Take reports, add them, and have the key-holder release each window, until SIGTERM.
 
@@ -51,11 +42,11 @@ def serve(
     from gridveil_services.rpc.logging import configure_logging
 
     configure_logging("aggregator")
-    try:
+    with one_line_on_failure():
         loaded = AggregatorConfig.load(config)
         clock = make_clock(clock_origin, clock_rate, development=loaded.development)
-        process.serve(loaded, clock)
-    except GridveilError as error:
-        typer.echo(" ".join(str(error).split()), err=True)
-        code = _STORE_FAILED if isinstance(error, StoreFailed) else _REFUSES_TO_START
-        raise typer.Exit(code) from None
+        try:
+            process.serve(loaded, clock)
+        except StoreFailed as error:
+            explain(error)
+            raise typer.Exit(_STORE_FAILED) from None

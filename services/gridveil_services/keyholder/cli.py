@@ -7,13 +7,11 @@ from typing import Annotated
 
 import typer
 
-from gridveil.protocol.errors import GridveilError
+from gridveil_services.rpc.commands import ClockOrigin, ClockRate, one_line_on_failure
 
 app = typer.Typer(
     no_args_is_help=True, help="The key-holder: opens city-wide totals and nothing else."
 )
-
-_REFUSES_TO_START = 2
 
 
 @app.callback()
@@ -24,16 +22,8 @@ def keyholder() -> None:
 @app.command()
 def serve(
     config: Annotated[Path, typer.Option(help="Path of keyholder.toml.", show_default=False)],
-    clock_origin: Annotated[
-        str | None,
-        typer.Option(
-            metavar="METERING@REAL",
-            help="Two Unix times that fall together; development cities only.",
-        ),
-    ] = None,
-    clock_rate: Annotated[
-        float, typer.Option(help="Metering seconds per real second; development cities only.")
-    ] = 1.0,
+    clock_origin: ClockOrigin = None,
+    clock_rate: ClockRate = 1.0,
 ) -> None:
     """Serve releases and the roster until SIGTERM.
 
@@ -49,10 +39,7 @@ def serve(
     from gridveil_services.rpc.logging import configure_logging
 
     configure_logging("keyholder")
-    try:
+    with one_line_on_failure():
         loaded = KeyHolderConfig.load(config)
         clock = make_clock(clock_origin, clock_rate, development=loaded.policy.development)
         process.serve(loaded, clock)
-    except (GridveilError, OSError) as error:
-        typer.echo(" ".join(str(error).split()), err=True)
-        raise typer.Exit(_REFUSES_TO_START) from None

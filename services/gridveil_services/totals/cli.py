@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gridveil.protocol.errors import GridveilError
-
-_REFUSES_TO_START = 2
+from gridveil_services.rpc.commands import ClockOrigin, ClockRate, one_line_on_failure
 
 app = typer.Typer(add_completion=False)
 
@@ -22,13 +20,8 @@ def totals() -> None:
 @app.command()
 def serve(
     config: Annotated[Path, typer.Option(help="The city's totals/totals.toml.")],
-    clock_origin: Annotated[
-        str | None,
-        typer.Option(help="METERING@REAL: two Unix times that fall together; development only."),
-    ] = None,
-    clock_rate: Annotated[
-        float, typer.Option(help="Metering seconds per real second; development only.")
-    ] = 1.0,
+    clock_origin: ClockOrigin = None,
+    clock_rate: ClockRate = 1.0,
 ) -> None:
     """Serve what the key-holder released, read-only, until SIGTERM.
 
@@ -43,12 +36,9 @@ def serve(
     from gridveil_services.totals.serve import TotalsProcess
 
     configure_logging("totals")
-    try:
+    with one_line_on_failure():
         loaded = TotalsConfig.load(config)
         # Totals are answered at any time; the options are those of every service, and checked.
         make_clock(clock_origin, clock_rate, development=loaded.development)
         process = TotalsProcess(loaded)
-    except GridveilError as error:
-        typer.echo(" ".join(str(error).split()), err=True)
-        raise typer.Exit(_REFUSES_TO_START) from None
     process.run()
