@@ -54,11 +54,19 @@ class IngestHarness:
     """The path of a report, from its message to the store, without a network."""
 
     def __init__(
-        self, folder: Path, *, meters: int = 12, keys: CityKeys | None = None, **window: Any
+        self,
+        folder: Path,
+        *,
+        meters: int = 12,
+        keys: CityKeys | None = None,
+        clock: ManualClock | None = None,
+        max_bytes: int | None = None,
+        **window: Any,
     ) -> None:
         """``window`` changes the facts of WINDOW, which is open and takes reports now."""
         self.path = folder / "aggregator.db"
-        self.clock = ManualClock(REPORTING)
+        self.clock = clock or ManualClock(REPORTING)
+        self._max_bytes = max_bytes
         self.keys = keys or city_keys()
         self.meters = make_members(meters)
         self.city = City()
@@ -94,7 +102,7 @@ class IngestHarness:
         self._stack.close()
 
     def _open(self) -> None:
-        database = Database(self.path, SCHEMA)
+        database = Database(self.path, SCHEMA, max_bytes=self._max_bytes)
         self._stack.callback(database.close)
         self.store = SqliteStore(database)
         self.committer = self._stack.enter_context(Committer(self.store, self.clock))
