@@ -168,19 +168,27 @@ def test_report_in_progress_on_a_stream_is_answered_before_it_ends(
             assert report_pb2.ReportOutcome.FromString(next(stream)).index == 0
             assert refusal(list_of(stream)).reason is Reason.DRAINING
             assert outcome()
+            assert slow.entered.empty(), "the next report was read while draining"
 
 
 def test_idle_stream_does_not_hold_the_server_up(certificates: Certificates, slow: Slow) -> None:
-    stop = threading.Event()
+    stop, idle = threading.Event(), threading.Event()
 
     def silent() -> Iterator[bytes]:
         yield b""
         stop.wait(7200)
 
-    slow.open.set()
-    with serving(certificates, slow.handlers()) as (running, caller):
+    def handler(reports: Iterator[Any], _call: Call) -> Iterator[report_pb2.ReportOutcome]:
+        next(reports)
+        yield report_pb2.ReportOutcome()
+        idle.set()
+        next(reports)
+
+    with serving(certificates, {"stream_reports": handler}) as (running, caller):
         stream = caller.stream(STREAM, silent())
         next(stream)
+        assert idle.wait(30)
+        time.sleep(0.3)
         assert running.drain(3600)
         assert failure(list_of(stream)).code() in {
             grpc.StatusCode.CANCELLED,

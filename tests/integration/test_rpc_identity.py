@@ -16,17 +16,19 @@ from cryptography import x509
 
 from gridveil import transport
 from gridveil.protocol.errors import GridveilError, MalformedInput, Reason
-from gridveil.protocol.v1 import report_pb2
+from gridveil.protocol.v1 import keyholder_pb2, report_pb2
 from gridveil_services.bootstrap.certificates import Authority, write_tls_folder
 from gridveil_services.rpc import Call, Role, Server
 from gridveil_services.rpc.roles import spiffe_id
 from tests.support.rpc import (
     BATCH,
     CITY,
+    RELEASE,
     STREAM,
     SUBMIT,
     Caller,
     Certificates,
+    Handler,
     failure,
     options,
     refusal,
@@ -58,6 +60,10 @@ class Record:
         self.note(call)
         return report_pb2.Receipt(report_digest=call.identity.name.encode())
 
+    def upload(self, messages: Iterator[Any], call: Call) -> keyholder_pb2.ReleaseReceipt:
+        self.note(call)
+        return keyholder_pb2.ReleaseReceipt(replayed=bool(list(messages)))
+
     def stream(self, reports: Iterator[Any], call: Call) -> Iterator[report_pb2.ReportOutcome]:
         self.note(call)
         for index, _ in enumerate(reports):
@@ -71,7 +77,11 @@ def record() -> Record:
 
 @pytest.fixture(scope="module")
 def running(certificates: Certificates, record: Record) -> Iterator[Server]:
-    handlers = {"submit_report": record.submit, "stream_reports": record.stream}
+    handlers: dict[str, Handler] = {
+        "submit_report": record.submit,
+        "stream_reports": record.stream,
+        "release": record.upload,
+    }
     with server(certificates, handlers, roles={"SubmitReports": {Role.GATEWAY}}) as started:
         started.start()
         yield started
@@ -170,10 +180,12 @@ def test_certificate_that_expires_while_its_connection_lives_is_refused(
     tls = certificates.tls(Role.METER, "mayfly", valid=(end - timedelta(hours=1), end))
     caller = Caller(address(running), certificates, tls)
     chatty, silent = caller.stream(STREAM, talk()), caller.stream(STREAM, silence())
+    upload = caller.upload(RELEASE, talk())
     next(chatty)
     last_unary = unary_until_refused(caller, record)
     assert last_unary.reason is Reason.CERT_EXPIRED
     assert refusal(lambda: list(chatty)).reason is Reason.CERT_EXPIRED
+    assert refusal(upload.result).reason is Reason.CERT_EXPIRED
     assert failure(lambda: list(silent)).code() is grpc.StatusCode.CANCELLED
     assert datetime.now(UTC) >= end
     assert len(record.peers) == 1, "it was more than one connection"

@@ -25,6 +25,7 @@ from tests.support.rpc import (
     STREAM,
     SUBMIT,
     WATCH,
+    Caller,
     Certificates,
     failure,
     refusal,
@@ -118,6 +119,13 @@ class TestDeadlines:
             remaining = gate.entered.get(timeout=10).time_remaining()
             assert remaining is not None
             assert remaining <= 20
+
+    def test_call_that_outlasts_the_cap_is_cut_off(
+        self, certificates: Certificates, gate: Gate
+    ) -> None:
+        with serving(certificates, gate.handlers(), patience=Patience(call_s=0.5)) as (_, caller):
+            assert failure(lambda: caller.unary(SUBMIT)).code() is grpc.StatusCode.CANCELLED
+            assert not gate.entered.get(timeout=1).is_active()
 
     def test_stream_without_a_deadline_has_none(
         self, certificates: Certificates, gate: Gate
@@ -213,6 +221,21 @@ class TestUnaryCalls:
             assert refusal(lambda: caller.unary(SUBMIT)).reason is Reason.OVERLOADED
             gate.open.set()
             assert eventually(lambda: caller.unary(SUBMIT))
+
+    def test_call_whose_caller_left_while_it_waited_is_not_worked_on(
+        self, certificates: Certificates, gate: Gate
+    ) -> None:
+        with serving(certificates, gate.handlers(), workers=1, backlog=1) as (_, caller):
+            first = caller.start(SUBMIT)
+            gate.entered.get(timeout=10)
+            second = caller.start(SUBMIT)
+            eventually(lambda: refusal(lambda: caller.unary(SUBMIT)).reason is Reason.OVERLOADED)
+            second.cancel()
+            time.sleep(0.3)
+            gate.open.set()
+            assert first.result()
+            assert eventually(lambda: caller.unary(SUBMIT))
+        assert gate.entered.qsize() == 1
 
     def test_senders_that_stall_keep_nobody_from_work_and_are_given_up(
         self, certificates: Certificates, gate: Gate
@@ -358,6 +381,19 @@ class TestStreams:
             assert error.reason is Reason.OVERLOADED
             assert caller.unary(HEALTH_CHECK)
             assert next(caller.watch(WATCH))
+
+
+def test_connections_are_bounded(certificates: Certificates, gate: Gate) -> None:
+    gate.open.set()
+    with serving(certificates, gate.handlers(), max_connections=3) as (running, first):
+        callers = [first, *(Caller(str(running.address), certificates) for _ in range(5))]
+        outcomes = [outcome(caller) for caller in callers]
+        assert outcomes[0] is None
+        assert 1 <= outcomes.count(None) <= 3
+        assert set(outcomes) == {None, Reason.UNREACHABLE}
+        for caller in callers[1:]:
+            caller.close()
+        assert eventually(lambda: Caller(str(running.address), certificates).unary(SUBMIT))
 
 
 def test_flood_is_refused_and_the_server_goes_on(certificates: Certificates, gate: Gate) -> None:

@@ -89,15 +89,13 @@ class _Behaviour:
         return call, place
 
     def _check(self, call: Call, context: grpc.ServicerContext) -> None:
-        if not context.is_active():
-            raise _gone()
         certificate = peer_certificate(_auth_context(context), self._runtime.city_id)
         certificate.check_valid(time.time())
         call.certificate = certificate
         if certificate.identity.role not in self._method.roles:
             raise NotAllowed(Reason.ROLE_NOT_ALLOWED, "this role may not call this method")
         _check_metadata(context)
-        _check_time(call)
+        _check_wanted(call)
 
     def _receive(self, requests: RawRequests, call: Call) -> bytes | Iterator[Message]:
         if self._method.client_streaming:
@@ -137,7 +135,7 @@ class SingleAnswer(_Behaviour):
             self._check(call, context)
             received = self._receive(requests, call)
             with self._pool.turn(call.time_remaining()):
-                _check_time(call)
+                _check_wanted(call)
                 return self._encode(self._handle(received, call))
         except BaseException as error:
             abort(context, _refusal(error, call))
@@ -225,10 +223,12 @@ def _note(error: GridveilError, call: Call) -> None:
         _log.info("call refused", method=call.method.path, reason=error.reason, peer=call.peer)
 
 
-def _check_time(call: Call) -> None:
+def _check_wanted(call: Call) -> None:
     remaining = call.time_remaining()
     if remaining is not None and remaining < MIN_TIME_S:
         raise Unavailable(Reason.DEADLINE_EXCEEDED, "too little time is left for this call")
+    if not call.is_active():
+        raise _gone()
 
 
 def _check_metadata(context: grpc.ServicerContext) -> None:

@@ -17,6 +17,9 @@ from gridveil_services.rpc.roles import Identity, PeerCertificate
 _NO_DEADLINE = 10 * 365 * 86_400.0
 """gRPC gives a call without a deadline centuries."""
 
+LEEWAY_S = 1.0
+"""What is in motion notices by itself that its time is up, and says so better than a cut does."""
+
 
 class Call:
     """What a handler may know of its call. Times are real seconds."""
@@ -127,11 +130,15 @@ class Call:
         self._patience = time.monotonic() + patience_s
 
     def is_hopeless(self, monotonic: float, now: float) -> bool:
-        """Whether to cut it off: the caller stalls, or its certificate has ended meanwhile."""
+        """Whether to cut it off: the caller stalls, or time or certificate have run out."""
         if self._patience < monotonic or (self._idle and self._drained):
             return True
+        if self._limit is not None and self._limit + LEEWAY_S < monotonic:
+            return True
         certificate = self._certificate
-        return certificate is not None and certificate.not_after < now and self.method.streaming
+        if certificate is None or not self.method.streaming:
+            return False
+        return certificate.not_after + LEEWAY_S < now
 
     def give_up(self) -> None:
         """Cut it off: the caller sees CANCELLED."""

@@ -1,4 +1,10 @@
-"""A gRPC server of one role of a city: mutual TLS, bounded in everything, strict."""
+"""A gRPC server of one role of a city: mutual TLS, bounded in everything, strict.
+
+Some answers are the library's own and carry no ErrorInfo: a failed handshake or a connection too
+many (UNAVAILABLE at the client), an unknown method (UNIMPLEMENTED), a message, also a compressed
+one, or metadata above the limit (RESOURCE_EXHAUSTED), and more new calls than it can hand over
+(RESOURCE_EXHAUSTED or UNAVAILABLE). Everything else is answered by ``behaviour`` and ``dispatch``.
+"""
 
 from __future__ import annotations
 
@@ -154,8 +160,13 @@ def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", 8192),
         ("grpc.absolute_max_metadata_size", 16384),
         ("grpc.max_concurrent_streams", 128),
+        # Calls that wait to be admitted or refused; each may fill a flow-control window.
+        ("grpc.server.max_pending_requests", 256),
+        ("grpc.server.max_pending_requests_hard_limit", 512),
         ("grpc.max_allowed_incoming_connections", options.max_connections),
         ("grpc.server_handshake_timeout_ms", 10_000),
+        # A meter calls once a window: its connection should not keep others out meanwhile.
+        ("grpc.max_connection_idle_ms", 60_000),
         # Reconnecting checks certificates anew, and spreads load.
         ("grpc.max_connection_age_ms", HOUR_MS),
         ("grpc.max_connection_age_grace_ms", HOUR_MS // 60),

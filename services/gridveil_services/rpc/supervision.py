@@ -1,4 +1,4 @@
-"""Gives up callers that stall, so that they cannot hold workers, and ends streams in time."""
+"""Cuts off what lasts too long, so that nobody holds a place or waits for ever."""
 
 from __future__ import annotations
 
