@@ -271,9 +271,13 @@ def encrypt(city: City, slots: bytes) -> bytes:
 
 
 def generators(city: City, window: int) -> tuple[list[bytes], bytes]:
-    """The section "Commitment": one generator a register, and H."""
+    """The section "Commitment": one generator for each four registers, and H."""
     scope = city.city_id + city.epoch_id + number(window, 8)
-    labels = [text("gridveil/v1/generator") + scope + text(r.name) for r in city.registers]
+    names = [text(register.name) for register in city.registers]
+    labels = [
+        text("gridveil/v1/generator") + scope + b"".join(names[first : first + 4])
+        for first in range(0, len(names), 4)
+    ]
     return [_point(label) for label in labels], _point(
         text("gridveil/v1/blinding-generator") + scope
     )
@@ -285,11 +289,15 @@ def _point(label: bytes) -> bytes:
 
 
 def commit(city: City, window: int, values: Sequence[int], blinding: int) -> bytes:
-    registers, h = generators(city, window)
+    groups, h = generators(city, window)
+    packed = [
+        sum(value << 60 * digit for digit, value in enumerate(values[first : first + 4]))
+        for first in range(0, len(values), 4)
+    ]
     terms = [
         rbcl.crypto_scalarmult_ristretto255(number(scalar, 32), point)
         for scalar, point in [
-            *zip(values, registers, strict=True),
+            *zip(packed, groups, strict=True),
             (blinding % GROUP_ORDER, h),
         ]
         if scalar

@@ -169,19 +169,23 @@ def _generators(place: VectorCity, window: int) -> Json:
         "city_id": policy.city_id.hex(),
         "epoch_id": epoch.epoch_id.hex(),
         "window_start": window,
-        "registers": [
+        "groups": [
             {
-                "name": name,
-                "label": (text("gridveil/v1/generator") + scope + text(name)).hex(),
+                "names": list(names),
+                "label": (text("gridveil/v1/generator") + scope + b"".join(map(text, names))).hex(),
                 "point": point.hex(),
             }
-            for name, point in zip(policy.register_names, made.registers, strict=True)
+            for names, point in zip(_groups(policy.register_names), made.registers, strict=True)
         ],
         "blinding": {
             "label": (text("gridveil/v1/blinding-generator") + scope).hex(),
             "point": made.blinding.hex(),
         },
     }
+
+
+def _groups(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [names[at : at + 4] for at in range(0, len(names), 4)]
 
 
 def commitments() -> Json:

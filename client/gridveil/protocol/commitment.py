@@ -1,16 +1,22 @@
 """Pedersen commitments on ristretto255 (RFC 9496), through libsodium.
 
-C = v_1*G_1 + ... + v_R*G_R + b*H, with generators hashed from labels that name city, epoch,
-window and register, so that nobody knows a relation between them and no commitment is of use in
-another window. Pedersen, "Non-Interactive and Information-Theoretic Secure Verifiable Secret
-Sharing" (CRYPTO 1991): hiding is unconditional, binding rests on discrete logarithms.
+C = s_1*G_1 + ... + b*H, with generators hashed from labels that name city, epoch, window and
+registers, so that nobody knows a relation between them and no commitment is of use in another
+window. Pedersen, "Non-Interactive and Information-Theoretic Secure Verifiable Secret Sharing"
+(CRYPTO 1991): hiding is unconditional, binding rests on discrete logarithms.
+
+A scalar s holds four registers as digits of 60 bits: s = v_1 + 2^60*v_2 + 2^120*v_3 + 2^180*v_4.
+A total is at most 2^52 a register and lane, so digits never meet, and two totals in range with the
+same scalar are the same: their difference is below 2^240, hence zero if it is a multiple of the
+group order, and then zero in every digit (docs/adr/0006).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import rbcl
 
@@ -20,6 +26,10 @@ from gridveil.protocol.slots import GROUP_ORDER
 
 POINT_BYTES = 32
 IDENTITY = bytes(POINT_BYTES)
+_T = TypeVar("_T")
+
+DIGIT_BITS = 60
+REGISTERS_A_GENERATOR = 4
 
 _REGISTER_DOMAIN = "gridveil/v1/generator"
 _BLINDING_DOMAIN = "gridveil/v1/blinding-generator"
@@ -28,7 +38,7 @@ _HASH_DOMAIN = "gridveil/v1/commitment"
 
 @dataclass(frozen=True)
 class Generators:
-    """The generators of one window: one for each register, one for the blinding."""
+    """The generators of one window: one for each four registers, one for the blinding."""
 
     registers: tuple[bytes, ...]
     blinding: bytes
@@ -39,19 +49,28 @@ class Generators:
     ) -> Generators:
         """SHA-512 of each label, mapped to the group (RFC 9496, section 4.3.4)."""
         scope = city_id + epoch_id + u64(window_start)
-        registers = (text(_REGISTER_DOMAIN) + scope + text(name) for name in names)
+        groups = (b"".join(map(text, group)) for group in _grouped(names))
         return cls(
-            tuple(_hash_to_group(label) for label in registers),
+            tuple(_hash_to_group(text(_REGISTER_DOMAIN) + scope + group) for group in groups),
             _hash_to_group(text(_BLINDING_DOMAIN) + scope),
         )
 
     def commit(self, values: Sequence[int], blinding: int) -> bytes:
         """The commitment to register values (or totals) under a blinding: 32 bytes."""
         terms = [
-            _multiply(value, generator)
-            for value, generator in zip(values, self.registers, strict=True)
+            _multiply(_packed(group), generator)
+            for group, generator in zip(_grouped(values), self.registers, strict=True)
         ]
         return add_points([*terms, _multiply(blinding % GROUP_ORDER, self.blinding)])
+
+
+def _grouped(of_registers: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    for at in range(0, len(of_registers), REGISTERS_A_GENERATOR):
+        yield of_registers[at : at + REGISTERS_A_GENERATOR]
+
+
+def _packed(values: Sequence[int]) -> int:
+    return sum(value << (DIGIT_BITS * digit) for digit, value in enumerate(values)) % GROUP_ORDER
 
 
 def add_points(points: Iterable[bytes]) -> bytes:

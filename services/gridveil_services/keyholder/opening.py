@@ -1,8 +1,8 @@
 """Opening a claimed release: the seals, the sums, and the equation that ties them together.
 
-    M_1*G_1 + ... + M_R*G_R + B*H  ==  sum of the commitments of the lane's meters
+    S_1*G_1 + S_2*G_2 + ... + B*H  ==  sum of the commitments of the lane's meters
 
-for every lane. All of it or nothing: one lane that does not open refuses its window.
+for every lane, where each S holds the sums of four registers. All of it or nothing: one lane that does not open refuses its window.
 """
 
 from __future__ import annotations
