@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -279,6 +280,20 @@ class TestUnaryCalls:
             assert all(caller.unary(SUBMIT) for _ in range(300))
         assert not any(gate.entered.get(timeout=1).is_active() for _ in range(300))
 
+    def test_callback_that_fails_costs_no_place(
+        self, certificates: Certificates, gate: Gate, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        def handler(_request: Any, call: Call) -> report_pb2.Receipt:
+            call.on_end(queue.Queue[None]().get_nowait)
+            call.on_end(gate.open.set)
+            return report_pb2.Receipt(duplicate=True)
+
+        with serving(certificates, {"submit_report": handler}, workers=1, backlog=1) as (_, caller):
+            for _ in range(5):
+                assert eventually(lambda: caller.unary(SUBMIT))
+        assert gate.open.is_set()
+        assert "a callback failed" in capfd.readouterr().err
+
     def test_health_is_answered_while_all_workers_are_busy(
         self, certificates: Certificates, gate: Gate
     ) -> None:
@@ -344,6 +359,25 @@ class TestStreams:
         assert isinstance(error, Unavailable)
         assert error.reason is Reason.UNREACHABLE
 
+    def test_idle_sender_is_given_up_also_while_another_thread_reads(
+        self, certificates: Certificates
+    ) -> None:
+        def handler(reports: Iterator[Any], _call: Call) -> Iterator[report_pb2.ReportOutcome]:
+            reader = threading.Thread(target=exhaust, args=(reports,))
+            reader.start()
+            for index in range(3):
+                time.sleep(0.1)
+                yield report_pb2.ReportOutcome(index=index)
+            reader.join(30)
+            yield report_pb2.ReportOutcome(index=int(reader.is_alive()))
+
+        with serving(certificates, {"stream_reports": handler}, patience=Patience(idle_s=0.5)) as (
+            _,
+            caller,
+        ):
+            error = failure(functools.partial(list, caller.stream(STREAM, silence())))
+            assert error.code() is grpc.StatusCode.CANCELLED
+
     def test_sender_that_is_idle_too_long_is_given_up(
         self, certificates: Certificates, gate: Gate
     ) -> None:
@@ -403,6 +437,11 @@ def test_flood_is_refused_and_the_server_goes_on(certificates: Certificates, gat
         assert set(outcomes) <= {None, Reason.OVERLOADED}
         assert None in outcomes
         assert eventually(lambda: caller.unary(SUBMIT))
+
+
+def exhaust(messages: Iterator[Any]) -> None:
+    with suppress(Unavailable):
+        list(messages)
 
 
 def outcome(caller: Any) -> Reason | None:

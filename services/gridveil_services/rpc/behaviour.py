@@ -100,7 +100,7 @@ class _Behaviour:
     def _receive(self, requests: RawRequests, call: Call) -> bytes | Iterator[Message]:
         if self._method.client_streaming:
             return self._messages(requests, call)
-        with call.waiting_for_caller(self._runtime.patience.body_s):
+        with call.receiving(self._runtime.patience.body_s):
             data = _next(requests)
         if data is None:
             raise MalformedInput(Reason.STREAM_PROTOCOL, "exactly one message is required")
@@ -113,7 +113,7 @@ class _Behaviour:
 
     def _messages(self, requests: RawRequests, call: Call) -> Iterator[Message]:
         while not call.drained:
-            with call.waiting_for_caller(self._runtime.patience.idle_s, idle=True):
+            with call.receiving(self._runtime.patience.idle_s):
                 data = _next(requests)
             if data is None:
                 return
@@ -167,7 +167,7 @@ class AnswerStream(_Behaviour):
         with closing(_generator(answers)) as encoded:
             for answer in encoded:
                 data = self._encode(answer)
-                with call.waiting_for_caller(self._runtime.patience.take_s):
+                with call.sending(self._runtime.patience.take_s):
                     yield data
                 call.certificate.check_valid(time.time())
 

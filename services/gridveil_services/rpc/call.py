@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from math import inf
 
 import grpc
+import structlog
 
 from gridveil_services.rpc.admission import WorkerPool
 from gridveil_services.rpc.binding import Method
@@ -17,6 +18,7 @@ from gridveil_services.rpc.roles import Identity, PeerCertificate
 _NO_DEADLINE = 10 * 365 * 86_400.0
 """gRPC gives a call without a deadline centuries."""
 
+_log = structlog.get_logger()
 LEEWAY_S = 1.0
 """What is in motion notices by itself that its time is up, and says so better than a cut does."""
 
@@ -36,9 +38,9 @@ class Call:
         self._context: grpc.ServicerContext | None = context
         self._certificate: PeerCertificate | None = None
         self._limit = _limit(context, cap_s)
-        self._patience = inf
-        self._idle = False
-        self._drained = False
+        self._receive_until = self._send_until = inf
+        self._quiet_since = -inf
+        self._drained_at = inf
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] | None = []
 
@@ -93,11 +95,11 @@ class Call:
     @property
     def drained(self) -> bool:
         """The server ended it."""
-        return self._drained
+        return self._drained_at < inf
 
     def drain(self) -> None:
         """Make a stream end."""
-        self._drained = True
+        self._drained_at = time.monotonic()
         self.end()
 
     def over(self) -> None:
@@ -111,34 +113,51 @@ class Call:
         with self._lock:
             callbacks, self._callbacks = self._callbacks or [], None
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception as error:
+                _log.error("a callback failed", method=self.method.path, exc_info=error)
 
     @contextmanager
-    def waiting_for_caller(self, patience_s: float, *, idle: bool = False) -> Iterator[None]:
-        """Around anything that needs the caller to send or to take something.
-
-        ``idle``: nothing is half done, so a draining server need not wait.
-        """
-        self._patience, self._idle = time.monotonic() + patience_s, idle
+    def receiving(self, patience_s: float) -> Iterator[None]:
+        """Around waiting for the caller's next message."""
+        self._quiet_since = time.monotonic()
+        self._receive_until = self._quiet_since + patience_s
         try:
             yield
         finally:
-            self._patience, self._idle = inf, False
+            self._receive_until = inf
+
+    @contextmanager
+    def sending(self, patience_s: float) -> Iterator[None]:
+        """Around waiting for the caller to take an answer; possibly in another thread."""
+        self._send_until = time.monotonic() + patience_s
+        try:
+            yield
+        finally:
+            self._send_until = inf
+            self._quiet_since = time.monotonic()
 
     def expect_end(self, patience_s: float) -> None:
         """The answer is given; the caller has that long to take it."""
-        self._patience = time.monotonic() + patience_s
+        self._send_until = time.monotonic() + patience_s
 
     def is_hopeless(self, monotonic: float, now: float) -> bool:
         """Whether to cut it off: the caller stalls, or time or certificate have run out."""
-        if self._patience < monotonic or (self._idle and self._drained):
-            return True
-        if self._limit is not None and self._limit + LEEWAY_S < monotonic:
+        until = min(self._receive_until, self._send_until)
+        if self._limit is not None:
+            until = min(until, self._limit + LEEWAY_S)
+        if until < monotonic or self._is_quiet(monotonic):
             return True
         certificate = self._certificate
         if certificate is None or not self.method.streaming:
             return False
         return certificate.not_after + LEEWAY_S < now
+
+    def _is_quiet(self, monotonic: float) -> bool:
+        """A draining stream waits for a message, and has answered what there was to answer."""
+        quiet_since = max(self._quiet_since, self._drained_at)
+        return self._receive_until < inf and quiet_since + LEEWAY_S < monotonic
 
     def give_up(self) -> None:
         """Cut it off: the caller sees CANCELLED."""
