@@ -180,12 +180,15 @@ class LocalCity:
 
     def stub(self, role: str) -> aggregator_pb2_grpc.AggregatorStub:
         """The aggregator as a role sees it."""
+        return aggregator_pb2_grpc.AggregatorStub(self.channel(role))
+
+    def channel(self, role: str) -> grpc.Channel:
+        """A connection with a role's certificate."""
         tls = Profile.load(self.paths.profile("meter")).tls
         folder = self.paths.tls(role)
         own = replace(tls, certificate=folder / "cert.pem", key=folder / "key.pem")
         city_id = self.aggregator_config.city_id
-        channel = self._channels.enter_context(connect(self.address, "aggregator", city_id, own))
-        return aggregator_pb2_grpc.AggregatorStub(channel)
+        return self._channels.enter_context(connect(self.address, "aggregator", city_id, own))
 
     def enter_window(self, window: int) -> None:
         """Let the follower open a window, then move on to when its reports are taken."""
@@ -215,18 +218,19 @@ class LocalCity:
         assert found is not None
         return found
 
-    def store_digest(self) -> str:
-        """SHA-256 of every row of every table of the aggregator's store."""
-        return store_digest(self.aggregator_config.state / STORE_FILE)
+    def store_digest(self, *, without: str = "") -> str:
+        """SHA-256 of every row of every table, but one, of the aggregator's store."""
+        return store_digest(self.aggregator_config.state / STORE_FILE, without)
 
 
-def store_digest(path: Path) -> str:
-    """SHA-256 of every row of every table of a store."""
+def store_digest(path: Path, without: str = "") -> str:
+    """SHA-256 of every row of every table of a store, but one."""
     digest = hashlib.sha256()
     reader = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     try:
         tables = reader.execute(
-            "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name != ? ORDER BY name",
+            (without,),
         ).fetchall()
         for (table,) in tables:
             digest.update(str(table).encode())
