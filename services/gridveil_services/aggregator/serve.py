@@ -72,6 +72,7 @@ class Aggregator:
             self.ingest = Ingest(self.city, self.store, self.committer, clock, self._on_gap)
             service = AggregatorService(self.city, self.store, self.ingest, clock)
             self.server = Server([binding(service)], _options(config))
+            self._tell_health()
             self._opened = opened.pop_all()
 
     def _make_background(self, config: AggregatorConfig, clock: Clock) -> None:
@@ -102,7 +103,6 @@ class Aggregator:
 
     def start(self) -> str:
         """Serve, and do the background work; the address."""
-        self._tell_health()
         address = self.server.start()
         for work in (self._following, self._sealing, self._releasing):
             work.start()
