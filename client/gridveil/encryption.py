@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from functools import lru_cache
 
 import numpy as np
@@ -24,6 +25,7 @@ _SEAL_MAGIC = 0xA15E
 _UNCOMPRESSED, _ZSTD = 0, 2
 _CIPHERTEXT_HEAD = struct.Struct("<32sBQQQdQ")
 _ARRAY_COUNT = struct.Struct("<Q")
+_of_thread = threading.local()
 
 
 class Encryptor:
@@ -92,10 +94,18 @@ def seal_payload(data: bytes) -> bytes:
         raise _unexpected()
     body = data[_SEAL_HEADER.size :]
     if mode == _ZSTD:
-        return zstandard.ZstdDecompressor().decompressobj().decompress(body)
+        return _decompressor().decompressobj().decompress(body)
     if mode != _UNCOMPRESSED:
         raise _unexpected()
     return body
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """One a thread: making it costs as much as using it."""
+    if not hasattr(_of_thread, "decompressor"):
+        _of_thread.decompressor = zstandard.ZstdDecompressor()
+    made: zstandard.ZstdDecompressor = _of_thread.decompressor
+    return made
 
 
 def seal_residues(data: bytes, parameters: ParameterSet) -> tuple[Residues, Residues]:
