@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
@@ -142,17 +143,18 @@ def serve(config: AggregatorConfig, clock: Clock) -> None:
     Raises:
         StoreFailed: it failed, now or at the start; the next start checks it.
     """
-    failures: list[str] = []
+    failed = threading.Event()
 
-    def stop() -> None:
-        failures.append("store")
+    def stop_if_failed() -> None:
+        failed.wait()
         _log.error("the store has failed")
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with Aggregator(config, clock, on_failure=stop) as aggregator:
+    with Aggregator(config, clock, on_failure=failed.set) as aggregator:
+        threading.Thread(target=stop_if_failed, name="fail-stop", daemon=True).start()
         aggregator.start()
         run_until_signal(aggregator.server, on_drain=aggregator.stop_background)
-    if failures:
+    if failed.is_set():
         raise StoreFailed("the store has failed")
 
 
