@@ -112,13 +112,20 @@ class _Behaviour:
         return self._method.handler(received, call)
 
     def _messages(self, requests: RawRequests, call: Call) -> Iterator[Message]:
+        """What the caller sends, until it has ended its side.
+
+        A caller that is cut off at that moment may look the same: the library tells a little
+        later. So a protocol must not take the end of a stream for consent; it needs a last message.
+        """
         while not call.drained:
             with call.receiving(self._runtime.patience.idle_s):
                 data = _next(requests)
             if data is None:
-                return
+                break
             call.certificate.check_valid(time.time())
             yield self._method.parser.parse(data)
+        if not call.drained and not call.is_active():
+            raise _gone()
 
     def _encode(self, answer: Any) -> bytes:
         if not isinstance(answer, self._method.answer):
