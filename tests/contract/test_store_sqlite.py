@@ -190,26 +190,42 @@ def test_sealed_entries_that_are_not_whole_are_not_given_out(harness: SqliteHarn
         list(harness.store.entries(START))
 
 
-@pytest.mark.parametrize("outcome", [Phase.RELEASED, Phase.REFUSED])
 def test_nothing_of_the_entries_is_left_in_the_files_after_settlement(
-    harness: SqliteHarness, outcome: Phase
+    harness: SqliteHarness,
 ) -> None:
     """Also in free pages and in the write-ahead log."""
+    secret_parts = fill_and_seal(harness)
+    assert found(harness, secret_parts) == len(secret_parts)
+    harness.store.settle(START, Phase.RELEASED)
+    assert found(harness, secret_parts) == 0
+
+
+@pytest.mark.parametrize("outcome", [Phase.REFUSED, Phase.EXPIRED])
+def test_nor_of_the_sums_if_there_is_no_total(harness: SqliteHarness, outcome: Phase) -> None:
+    secret_parts = fill_and_seal(harness)
+    (lane,) = harness.store.lane_sums(START)
+    sums = [lane.ciphertext[at : at + 64] for at in range(0, len(lane.ciphertext) - 64, 64)]
+    assert found(harness, sums) > len(sums) / 2
+    harness.store.settle(START, outcome)
+    assert found(harness, sums + secret_parts) == 0
+
+
+def fill_and_seal(harness: SqliteHarness) -> list[bytes]:
+    """A sealed window; the signatures of its entries."""
     meters = list(range(60))
     for at in range(0, 60, 7):
         harness.store.commit([batch(meters[at : at + 7])], 1)
     harness.store.seal(START)
-    secret_parts = [made_up_report(meter)[0].entry[-64:] for meter in meters]
+    return [made_up_report(meter)[0].entry[-64:] for meter in meters]
 
-    def found() -> int:
-        assert harness.path.exists()
-        # Opening the file beside SQLite would drop its locks in this process; a child may.
-        data = b"".join(
-            subprocess.run(["cat", path], capture_output=True, check=True).stdout
-            for path in sorted(harness.path.parent.iterdir())
-        )
-        return sum(part in data for part in secret_parts)
 
-    assert found() == len(meters)
-    harness.store.settle(START, outcome)
-    assert found() == 0
+def found(harness: SqliteHarness, parts: list[bytes]) -> int:
+    """How many of these are in the store's files.
+
+    Opening the file beside SQLite would drop its locks in this process; a child may.
+    """
+    data = b"".join(
+        subprocess.run(["cat", path], capture_output=True, check=True).stdout
+        for path in sorted(harness.path.parent.iterdir())
+    )
+    return sum(part in data for part in parts)

@@ -221,6 +221,20 @@ class TestFollowing:
                 stub.SubmitReport(city.report(0, following))
             assert refusal(refused.value) == ("PERMISSION_DENIED", "METER_REVOKED")
 
+    def test_an_older_roster_than_the_one_known_opens_no_window(self, tmp_path: Path) -> None:
+        with LocalCity.create(tmp_path, meters=3) as city:
+            city.clock.move_to(WINDOW + LENGTH)
+            city.keyholder.roster.withdraw([city.meters[0].meter_id])
+            later = WINDOW + 2 * LENGTH
+            city.enter_window(later)
+            assert city.stored_window(later).roster_version == 2
+            city.clock.move_to(WINDOW + 20)
+            city.aggregator.follower.step()
+            assert city.aggregator.store.window(WINDOW) is None
+            head = city.aggregator.documents.roster()
+            assert head is not None
+            assert head[0].version == 2
+
     def test_a_roster_that_drifted_is_fetched_whole(self, tmp_path: Path) -> None:
         """A member was lost: the next change does not lead to the signed digest."""
         with LocalCity.create(tmp_path, meters=3) as city:

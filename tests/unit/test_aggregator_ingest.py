@@ -104,6 +104,15 @@ def test_a_retry_gets_the_first_receipt_also_after_seal_release_and_restart(
     assert harness.submit(message) == [first]
 
 
+def test_a_poisoned_window_gives_no_receipt_again(harness: IngestHarness) -> None:
+    """It is not sure any more which reports were accepted."""
+    message = harness.report(0)
+    harness.submit(message)
+    harness.committer.run(lambda: harness.store.seal(WINDOW))
+    harness.committer.run(lambda: harness.store.settle(WINDOW, Phase.POISONED))
+    assert [said(answer) for answer in harness.submit(message)] == ["WINDOW_POISONED"]
+
+
 def test_another_report_of_the_meter_is_refused_and_both_are_kept(harness: IngestHarness) -> None:
     first, second, third = (harness.report(0) for _ in range(3))
     answers = [harness.submit(message)[0] for message in (first, second, third)]
