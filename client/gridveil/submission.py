@@ -81,8 +81,7 @@ def judge(entry: Entry, answer: Answer, now: float, closes: float, draw: Draw) -
     reason = answer.reason
     if OUTCOMES[reason] is Ending.GIVE_UP:
         return Verdict(window, meter, State.GAVE_UP, reason)
-    retry_after_s = getattr(answer, "retry_after_s", None)
-    due_at = next_attempt(entry.attempts + 1, now, closes, retry_after_s, draw)
+    due_at = next_attempt(entry.attempts + 1, now, closes, answer.retry_after_s, draw)
     if due_at is None:
         return Verdict(window, meter, State.GAVE_UP, Reason.WINDOW_CLOSED, answered=False)
     return Verdict(window, meter, State.WAITING, reason, due_at)

@@ -163,7 +163,5 @@ def _build(
     metadata: dict[str, str],
 ) -> GridveilError:
     family = _FAMILIES.get(code, InternalFault)
-    if issubclass(family, Exhausted | Unavailable):
-        metadata.pop("retry_after_s", None)
-        return family(reason, message, retry_after_s=retry_after, **metadata)
-    return family(reason, message, **metadata)
+    metadata.pop("retry_after_s", None)
+    return family(reason, message, retry_after_s=retry_after, **metadata)

@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 
 from gridveil import transport
 from gridveil.protocol.errors import (
-    Exhausted,
     GridveilError,
     MalformedInput,
     NotFound,
     Reason,
-    Unavailable,
     WrongState,
 )
 from gridveil_services.rpc.errors import CODES, MESSAGE_BYTES, STATUS_BYTES, to_status
@@ -38,10 +36,7 @@ def family(reason: Reason) -> type[GridveilError]:
 
 
 def make(reason: Reason, message: str, retry: float | None, extra: dict[str, str]) -> GridveilError:
-    kind = family(reason)
-    if issubclass(kind, Exhausted | Unavailable):
-        return kind(reason, message, retry_after_s=retry, **extra)
-    return kind(reason, message, **extra)
+    return family(reason)(reason, message, retry_after_s=retry, **extra)
 
 
 def details(status: status_pb2.Status, kind: type[Any]) -> list[Any]:
@@ -72,9 +67,8 @@ def test_client_gets_back_family_reason_retry_and_metadata(
     back = transport.from_status(to_status(error))
     assert type(back) is type(error)
     assert (back.reason, back.message, back.metadata) == (reason, message, extra)
-    if isinstance(error, Exhausted | Unavailable):
-        expected = None if retry is None else pytest.approx(retry, abs=1e-9, rel=1e-12)
-        assert back.retry_after_s == expected  # type: ignore[attr-defined]
+    expected = None if retry is None else pytest.approx(retry, abs=1e-9, rel=1e-12)
+    assert back.retry_after_s == expected
 
 
 @given(

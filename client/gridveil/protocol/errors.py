@@ -97,12 +97,25 @@ class Reason(StrEnum):
 
 
 class GridveilError(Exception):
-    """Base of all failures. ``metadata`` may cross the wire: short, without secrets."""
+    """Base of all failures.
 
-    def __init__(self, reason: Reason, message: str, /, **metadata: str) -> None:
+    ``retry_after_s`` says from when on another try makes sense, in seconds, if that is known.
+    ``metadata`` may cross the wire: short, without secrets.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        /,
+        *,
+        retry_after_s: float | None = None,
+        **metadata: str,
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.retry_after_s = retry_after_s
         self.metadata = metadata
 
     def __str__(self) -> str:
@@ -136,33 +149,9 @@ class NotFound(GridveilError):
 class Exhausted(GridveilError):
     """A limit was reached."""
 
-    def __init__(
-        self,
-        reason: Reason,
-        message: str,
-        /,
-        *,
-        retry_after_s: float | None = None,
-        **metadata: str,
-    ) -> None:
-        super().__init__(reason, message, **metadata)
-        self.retry_after_s = retry_after_s
-
 
 class Unavailable(GridveilError):
-    """Try the same call again later; ``retry_after_s`` says when, if known."""
-
-    def __init__(
-        self,
-        reason: Reason,
-        message: str,
-        /,
-        *,
-        retry_after_s: float | None = None,
-        **metadata: str,
-    ) -> None:
-        super().__init__(reason, message, **metadata)
-        self.retry_after_s = retry_after_s
+    """Try the same call again later."""
 
 
 class IntegrityLost(GridveilError):

@@ -68,6 +68,7 @@ class WindowRules:
             raise WrongState(
                 Reason.WINDOW_TOO_EARLY,
                 "the window is not open yet",
+                retry_after_s=self.opens(window_start) - now,
                 opens=str(self.opens(window_start)),
             )
         if now >= self.closes(window_start):

@@ -157,5 +157,7 @@ def lane_full() -> GridveilError:
 
 def key_epoch(serving: SignedParameters | None) -> GridveilError:
     """The report was made for another epoch than its window's."""
-    epoch = {} if serving is None else {"epoch": serving.parameters.epoch.epoch_id.hex()}
-    return WrongState(Reason.KEY_EPOCH, "other city parameters are in force", **epoch)
+    refusal = WrongState(Reason.KEY_EPOCH, "other city parameters are in force")
+    if serving is not None:
+        refusal.metadata["epoch"] = serving.parameters.epoch.epoch_id.hex()
+    return refusal

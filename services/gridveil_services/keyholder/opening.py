@@ -2,7 +2,8 @@
 
     S_1*G_1 + S_2*G_2 + ... + B*H  ==  sum of the commitments of the lane's meters
 
-for every lane, where each S holds the sums of four registers. All of it or nothing: one lane that does not open refuses its window.
+for every lane, where each S holds the sums of four registers. All of it or nothing: one lane that
+does not open refuses its window.
 """
 
 from __future__ import annotations

@@ -141,7 +141,10 @@ def _check_sealed(
     closes = rules.closes(header.window_start)
     if not everybody and now < closes:
         raise WrongState(
-            Reason.WINDOW_OPEN, "meters may still report this window", closes=str(closes)
+            Reason.WINDOW_OPEN,
+            "meters may still report this window",
+            retry_after_s=closes - now,
+            closes=str(closes),
         )
 
 

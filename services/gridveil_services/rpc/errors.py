@@ -100,9 +100,8 @@ def to_status(error: GridveilError) -> status_pb2.Status:
     metadata = _bounded(error.metadata)
     info = error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=metadata)
     details = [info, *_specific(code, error.reason, status.message, metadata)]
-    retry_after_s = getattr(error, "retry_after_s", None)
-    if retry_after_s is not None:
-        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(retry_after_s)))
+    if error.retry_after_s is not None:
+        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s)))
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
