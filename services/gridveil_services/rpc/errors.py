@@ -93,6 +93,18 @@ _RESOURCES = {
 }
 
 
+_HOPELESS = frozenset(
+    {
+        StatusCode.INVALID_ARGUMENT,
+        StatusCode.UNAUTHENTICATED,
+        StatusCode.PERMISSION_DENIED,
+        StatusCode.NOT_FOUND,
+        StatusCode.ALREADY_EXISTS,
+    }
+)
+"""Codes of refusals that no time heals: they never ask for another try."""
+
+
 def to_status(error: GridveilError) -> status_pb2.Status:
     """The ``google.rpc.Status`` of a refusal, below STATUS_BYTES whatever the error holds."""
     code = CODES[error.reason]
@@ -100,7 +112,7 @@ def to_status(error: GridveilError) -> status_pb2.Status:
     metadata = _bounded(error.metadata)
     info = error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=metadata)
     details = [info, *_specific(code, error.reason, status.message, metadata)]
-    if error.retry_after_s is not None:
+    if error.retry_after_s is not None and code not in _HOPELESS:
         details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s)))
     for detail in details:
         packed = any_pb2.Any()
