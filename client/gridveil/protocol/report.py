@@ -24,8 +24,8 @@ from gridveil.protocol.v1 import report_pb2
 FLAGS_KNOWN = 0
 """Flag bits this version defines: none."""
 
-_REPORT_DOMAIN = "gridveil/v1/report"
-_SEAL_DOMAIN = "gridveil/v1/seal"
+_REPORT_DOMAIN = text("gridveil/v1/report")
+_SEAL_DOMAIN = text("gridveil/v1/seal")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Claim:
         """The bytes that the meter signs, 175 of them."""
         return b"".join(
             (
-                text(_REPORT_DOMAIN),
+                _REPORT_DOMAIN,
                 self.parameters_digest,
                 u64(self.window_start),
                 self.meter_id,
@@ -105,7 +105,7 @@ def seal_data(
     """Associated data of a sealed commitment: all of the transcript that exists before it."""
     return b"".join(
         (
-            text(_SEAL_DOMAIN),
+            _SEAL_DOMAIN,
             parameters_digest,
             u64(window_start),
             meter_id,

@@ -20,7 +20,7 @@ MOST_SMALL_LANES = 16
 SCATTER_SIGMAS = 8
 """Room in a full lane, in standard deviations: meters fall into lanes by hash."""
 
-_LANE_DOMAIN = "gridveil/v1/lane"
+_LANE_DOMAIN = text("gridveil/v1/lane")
 _WINDOW_LIMIT = 2**53
 
 
@@ -97,5 +97,5 @@ def _rounded_up(dividend: int, divisor: int) -> int:
 
 def lane_of(epoch_id: bytes, window_start: int, meter_id: bytes, lanes: int) -> int:
     """The lane of a meter in a window: nobody chooses it."""
-    digest = sha256(text(_LANE_DOMAIN) + epoch_id + u64(window_start) + meter_id)
+    digest = sha256(_LANE_DOMAIN + epoch_id + u64(window_start) + meter_id)
     return int.from_bytes(digest[:8], "little") % lanes
