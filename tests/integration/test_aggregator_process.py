@@ -24,15 +24,15 @@ from tests.support.reports import MeterKeys, build_report, make_members
 LENGTH = 60
 RATE = 20.0
 """A window lasts three real seconds, and takes reports for a minute more."""
-WINDOW = MIDNIGHT + LENGTH
 
 
 class Running:
     """Key-holder and aggregator as processes, and a connection as a gateway."""
 
-    def __init__(self, city: TestCity, meters: list[MeterKeys]) -> None:
+    def __init__(self, city: TestCity, meters: list[MeterKeys], window: int) -> None:
         self.city = city
         self.meters = meters
+        self.window = window
         profile = city.profile("gateway")
         self._pinned = profile.identity_key, profile.city_id
         channel = connect(
@@ -41,17 +41,17 @@ class Running:
         self.stub = aggregator_pb2_grpc.AggregatorStub(channel)
 
     def parameters(self) -> CityParameters:
-        request = aggregator_pb2.GetCityParametersRequest(window_start=WINDOW)
+        request = aggregator_pb2.GetCityParametersRequest(window_start=self.window)
         signed = self.stub.GetCityParameters(request, wait_for_ready=True, timeout=20)
         return open_city_parameters(signed.parameters, signed.signature, *self._pinned)
 
     def report(self, meter: int) -> report_pb2.Report:
-        return build_report(self.parameters(), self.meters[meter], WINDOW, [5, 6]).to_message()
+        return build_report(self.parameters(), self.meters[meter], self.window, [5, 6]).to_message()
 
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
-    """A city whose WINDOW takes reports."""
+    """A city whose first window with a roster takes reports."""
     city = TestCity.create(
         tmp_path, window_length=LENGTH, grace=1200, origin=MIDNIGHT + 0.0, rate=RATE
     )
@@ -60,10 +60,11 @@ def running(tmp_path: Path) -> Iterator[Running]:
         meters = make_members(4)
         profile = city.profile("registrar")
         with Registrar.open(profile) as registrar:
-            registrar.enrol(meter.enrolment(profile.city_id) for meter in meters)
+            roster = registrar.enrol(meter.enrolment(profile.city_id) for meter in meters)
+        assert roster is not None
         city.start("aggregator")
-        made = Running(city, meters)
-        city.wait_until(WINDOW + LENGTH)
+        made = Running(city, meters, roster.effective_window)
+        city.wait_until(made.window + LENGTH)
         yield made
 
 
