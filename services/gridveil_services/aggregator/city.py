@@ -41,10 +41,10 @@ class ParametersBook:
         """Remember parameters."""
         self._by_digest[signed.parameters.digest] = signed
 
-    def keep_only(self, digests: Iterable[bytes]) -> None:
-        """Forget all others."""
-        keep = set(digests)
-        self._by_digest = {d: signed for d, signed in self._by_digest.items() if d in keep}
+    def forget(self, digests: Iterable[bytes]) -> None:
+        """Forget these; what is added meanwhile stays."""
+        for digest in digests:
+            self._by_digest.pop(digest, None)
 
     def named(self, digest: bytes) -> SignedParameters | None:
         """The parameters with a digest."""

@@ -22,8 +22,11 @@ from gridveil_services.aggregator.store.interface import LaneBatch, Outcome, Sto
 
 T = TypeVar("T")
 
-LINGER_S = 0.005
-"""How long a commit waits for calls in progress to join it, real seconds; a lone call never."""
+LINGER_S = 0.05
+"""How long a commit waits for calls in progress to join it, real seconds; a lone call never.
+
+Every commit writes the sums of all lanes it touches, so a few large ones cost far less than many.
+"""
 MOST_IN_PROGRESS = 4_096
 """Reports whose calls are in progress, at the most; 17.4 kB each."""
 MOST_TOGETHER = 2_048

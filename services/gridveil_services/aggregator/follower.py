@@ -16,8 +16,8 @@ from gridveil.protocol.city import CityParameters, open_city_parameters
 from gridveil.protocol.errors import (
     GridveilError,
     MalformedInput,
+    NotFound,
     Reason,
-    Unavailable,
     WrongState,
 )
 from gridveil.protocol.roster import RosterVersion, open_roster_version
@@ -123,10 +123,9 @@ class Follower:
         for start in self._missing(rules, now):
             try:
                 self._open(start)
-            except Unavailable:
-                # A later window must not overtake: rosters are followed forward.
-                raise
-            except GridveilError as error:
+            except (WrongState, NotFound) as error:
+                # It will never open. After any other error no later window may overtake:
+                # rosters are followed forward.
                 refusal = error
         self._learn(self._keyholder.parameters(rules.start_at(now) + rules.length))
         if refusal is not None:

@@ -69,9 +69,9 @@ class Releaser:
             failures = self._failures[window.start] = self._failures.get(window.start, 0) + 1
             self._due[window.start] = time.monotonic() + retry_delay_s(failures, self._clock)
             return
-        self._committer.run(lambda: self._store.settle(window.start, phase))
         self._failures.pop(window.start, None)
         self._due.pop(window.start, None)
+        self._committer.run(lambda: self._store.settle(window.start, phase))
         _log.info("settled", window=window.start, phase=phase.name)
 
     def _attempt(self, window: Window) -> Phase | None:

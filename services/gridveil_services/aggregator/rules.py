@@ -81,11 +81,19 @@ def check_whole(window: Window | None) -> None:
 def check_roster_known(
     window: Window | None, window_start: int, parameters: CityParameters, now: float
 ) -> None:
-    """KEYHOLDER_UNAVAILABLE if the window takes reports, but who may report is not known yet.
+    """Refuse if the window's roster is not known: that of another window says nothing.
 
     It comes before the author: a meter that was enrolled last must not be told that it is unknown.
+
+    Raises:
+        MalformedInput: WINDOW_MISALIGNED.
+        WrongState: WINDOW_TOO_EARLY or WINDOW_CLOSED.
+        Unavailable: KEYHOLDER_UNAVAILABLE if the window takes reports.
     """
-    if window is None and parameters.policy.rules.takes(window_start, now):
+    if window is None:
+        rules = parameters.policy.rules
+        rules.check_aligned(window_start)
+        rules.check_open(window_start, now)
         raise keyholder_unknown()
 
 

@@ -50,12 +50,13 @@ class Sealer:
     def step(self) -> float:
         """Do what is due; real seconds until the next look."""
         now = self._clock.now()
+        # First: it makes room for the receipts of what is sealed.
+        self._forget(now - self._retention_s)
         for window in self._store.windows():
             if window.phase is Phase.OPEN and is_complete(
                 window, self._store.count(window.start), now
             ):
                 self._seal(window.start)
-        self._forget(now - self._retention_s)
         return min(LONGEST_INTERVAL_S, max(SHORTEST_INTERVAL_S, self._clock.real(INTERVAL_S)))
 
     def _seal(self, start: int) -> None:
@@ -68,7 +69,9 @@ class Sealer:
         if not any(window.phase.settled and window.end < ended_before for window in windows):
             return
         self._committer.run(lambda: self._store.forget(int(ended_before)))
+        before = self._kept_parameters()
         self._committer.run(lambda: self._documents.prune(int(ended_before)))
-        self._city.parameters.keep_only(
-            sha256(document) for document, _ in self._documents.parameters()
-        )
+        self._city.parameters.forget(before - self._kept_parameters())
+
+    def _kept_parameters(self) -> set[bytes]:
+        return {sha256(document) for document, _ in self._documents.parameters()}

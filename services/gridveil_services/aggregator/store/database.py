@@ -6,7 +6,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ APPLICATION_ID = 0x67726C76
 SCHEMA_VERSION = 1
 PAGE_BYTES = 4096
 CHECKPOINT_PAGES = 4_000
+_ROOM = 4
+"""One in so many pages of a bounded file is kept for sealing what was taken already."""
 _FIRST_SOUND_VERSION = 3_051_003
 """SQLite before 3.51.3 can lose a commit when the WAL is reset."""
 
@@ -75,6 +77,14 @@ class Database:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
 
+    def check_room(self) -> None:
+        """STORE_FULL if the rest of a bounded file is owed to the windows that are open."""
+        with self._guarded():
+            most = self._writer.pragma("max_page_count")
+            used = self._writer.pragma("page_count") - self._writer.pragma("freelist_count")
+        if used > most - most // _ROOM:
+            raise _full()
+
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[Row]:
         """The whole answer to a query; no read stays open, or the WAL could not be reset."""
         with self._reading, self._guarded():
@@ -87,7 +97,8 @@ class Database:
 
     def shrink_log(self) -> None:
         """Bring the WAL into the file and empty it, unless somebody reads just now."""
-        with self._guarded():
+        # What was committed is durable in the log already: later will do.
+        with self._guarded(), suppress(apsw.BusyError, apsw.FullError):
             self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def fail(self, message: str) -> StoreFailed:
@@ -111,13 +122,17 @@ class Database:
         try:
             yield
         except apsw.FullError:
-            raise Unavailable(Reason.STORE_FULL, "the store is full", retry_after_s=5) from None
+            raise _full() from None
         except apsw.BusyError:
             raise Unavailable(
                 Reason.STORE_UNAVAILABLE, "the store is busy", retry_after_s=1
             ) from None
         except apsw.Error as error:
             raise self.fail("the store has failed") from error
+
+
+def _full() -> Unavailable:
+    return Unavailable(Reason.STORE_FULL, "the store is full", retry_after_s=5)
 
 
 def _exclusive(path: Path) -> int:

@@ -262,6 +262,7 @@ class SqliteStore:
         return Committed(step.accepted_at_ms)
 
     def _write(self, step: _Step) -> None:
+        self._database.check_room()
         at = step.accepted_at_ms
         journal, lanes = [], []
         for start, lane, reports, _ in step.batches:
