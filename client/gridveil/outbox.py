@@ -292,14 +292,19 @@ class Outbox:
                 database.execute("REPLACE INTO reports VALUES (?, ?, ?)", (*entry.key, report))
 
     def purge(self, before_window: int) -> None:
-        """Forget ended entries of windows before ``before_window``, and epochs that ended."""
+        """Forget ended entries of windows before ``before_window``, and epochs that ended.
+
+        The newest parameters stay while entries wait: their windows' rules are among them.
+        """
         with self._write() as database:
             database.execute(
                 "DELETE FROM entries WHERE state != 0 AND window < ?", (before_window,)
             )
             database.execute(
                 "DELETE FROM parameters WHERE end_window <= "
-                "coalesce((SELECT min(window) FROM entries), ?) AND end_window <= ?",
+                "coalesce((SELECT min(window) FROM entries), ?) AND end_window <= ? "
+                "AND (place < (SELECT max(place) FROM parameters) "
+                "OR NOT EXISTS (SELECT 1 FROM entries WHERE state = 0))",
                 (before_window, before_window),
             )
 

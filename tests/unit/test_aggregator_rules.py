@@ -68,7 +68,7 @@ class TestParameters:
             assert serving is not None
             assert serving.parameters == expected.parameters
         assert book.serving(WINDOW - LENGTH) is None
-        book.keep_only([rotated.parameters.digest])
+        book.forget([first.parameters.digest])
         assert book.serving(WINDOW) is None
 
 

@@ -23,7 +23,7 @@ from gridveil.protocol.decoding import (
     decrypt_folded,
     slot_values,
 )
-from gridveil.protocol.errors import IntegrityLost, MalformedInput, Reason
+from gridveil.protocol.errors import IntegrityLost, MalformedInput, Reason, Unavailable
 from gridveil.protocol.layout import KEY_BYTES
 from gridveil.protocol.parameter_sets import ParameterSet
 from gridveil.protocol.release import LaneSum
@@ -138,7 +138,11 @@ class EpochRing:
         for epoch_id in unknown:  # its creation was cut short: nobody has seen it
             self._store.delete(epoch_id)
         for epoch_id in kept & logged.keys():
-            self._keys[epoch_id] = self._load(logged[epoch_id])
+            done = self._is_done(logged[epoch_id], first_in_force)
+            if done and self._store.is_destroyed(epoch_id):  # but for what a crash left
+                self._store.delete(epoch_id)
+            else:
+                self._keys[epoch_id] = self._load(logged[epoch_id])
         for epoch in logged.values():
             if epoch.epoch_id not in kept and not self._is_done(epoch, first_in_force):
                 raise IntegrityLost(Reason.PARTIAL_CORRUPT, "the keys of an epoch are missing")
@@ -213,6 +217,9 @@ class EpochRing:
         return EpochKeys(signed, keys)
 
     def _create(self, first_window: int, end_window: int) -> None:
+        if self._ledger.failed:
+            # Keys that are not logged would be made anew for every question.
+            raise Unavailable(Reason.KEYHOLDER_UNAVAILABLE, "no epoch can be made for now")
         sealing = secrets.token_bytes(KEY_BYTES)
         public, residues = generate_ckks_keys(self._policy.crypto)
         epoch = Epoch(

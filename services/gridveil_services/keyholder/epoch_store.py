@@ -75,10 +75,15 @@ class EpochStore:
         """Keep a new epoch; durable."""
         epoch_id = signed.parameters.epoch.epoch_id
         folder = self._path(epoch_id)
-        make_folder(folder)
         sealed = self._at_rest.seal(_PURPOSE, epoch_id, secrets.encode())
-        write_durably(folder / _SECRETS, sealed)
-        write_durably(folder / _PARAMETERS, signed.signature + signed.parameters.encode())
+        try:
+            make_folder(folder)
+            write_durably(folder / _SECRETS, sealed)
+            write_durably(folder / _PARAMETERS, signed.signature + signed.parameters.encode())
+        except OSError:
+            # Each attempt makes another epoch: what a full disk leaves must not pile up.
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def load(self, epoch_id: bytes) -> tuple[SignedParameters, Secrets]:
         """An epoch; PARTIAL_CORRUPT if it is not what was kept."""
@@ -94,6 +99,10 @@ class EpochStore:
             return SignedParameters(parameters, signature), Secrets.decode(secrets)
         except GridveilError:
             raise _damaged() from None
+
+    def is_destroyed(self, epoch_id: bytes) -> bool:
+        """Whether the destruction of an epoch that lies there had begun."""
+        return not (self._path(epoch_id) / _SECRETS).exists()
 
     def delete(self, epoch_id: bytes) -> None:
         """Destroy an epoch, its secrets first."""

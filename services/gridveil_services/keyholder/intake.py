@@ -67,6 +67,8 @@ class Intake:
         self.spool = spool
         self._cohort = cohort
         self._policy = policy
+        self.is_lost = False
+        """Whether a failed sync may have dropped what was spooled."""
 
     def recheck(self) -> None:
         """Count the entries that lie in the spool after a restart, as far as they are right."""
@@ -142,6 +144,7 @@ class Intake:
         try:
             return self.spool.complete(lanes)
         except OSError:
+            self.is_lost = True
             raise _cannot_write() from None
 
 

@@ -154,14 +154,14 @@ class Releases:
         """Forget what came in for windows that are settled, or can never be."""
         now = self._clock.now()
         for window_start in self._spools.windows():
-            status = self._ledger.state(window_start).status
-            over = self._policy.rules.expires(window_start) <= now
-            if status in FINAL or (over and status is Status.OPEN):
-                try:
-                    with self._work_on(window_start):
+            try:
+                with self._work_on(window_start):
+                    status = self._ledger.state(window_start).status
+                    over = self._policy.rules.expires(window_start) <= now
+                    if status in FINAL or (over and status is Status.OPEN):
                         self._forget(window_start)
-                except Unavailable:
-                    continue
+            except Unavailable:
+                continue
 
     @contextmanager
     def _work_on(self, window_start: int) -> Iterator[None]:
@@ -230,6 +230,10 @@ class Releases:
                 # Something that is held may not be what was meant: begin anew.
                 self._forget(intake.spool.header.window_start)
             raise
+        except Unavailable:
+            if intake.is_lost:
+                self._forget(intake.spool.header.window_start)
+            raise
 
     def _settle(self, release: SpooledRelease, keys: EpochKeys, version: RosterVersion) -> None:
         """Open a claimed release and make its outcome durable, or raise REFUSED."""
@@ -239,7 +243,7 @@ class Releases:
                 raise busy()
             try:
                 opening = open_release(release, keys, self._roster.members, self._pool)
-            except (OSError, MemoryError):
+            except (OSError, MemoryError, RuntimeError):  # as of a thread that cannot be started
                 self._stop()
             except Exception as error:
                 if not isinstance(error, OpeningFailed | GridveilError):

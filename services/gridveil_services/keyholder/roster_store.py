@@ -84,6 +84,7 @@ class RosterStore:
         self._failed = False
         self._members = Membership()
         self._versions: list[RosterVersion] = []
+        self._told = 0
         try:
             self._database = _open(path)
             self._check_city()
@@ -115,6 +116,20 @@ class RosterStore:
         """The version in force for a window."""
         at = bisect_right(self._versions, window_start, key=lambda v: v.effective_window)
         return self._versions[at - 1] if at else None
+
+    def tell(self, window_start: int) -> RosterVersion | None:
+        """The version in force for a window that has begun; the window keeps it from now on.
+
+        Raises:
+            Unavailable: KEYHOLDER_UNAVAILABLE as long as it may change.
+        """
+        with self._writing:
+            if window_start > self._clock.now():
+                raise Unavailable(
+                    Reason.KEYHOLDER_UNAVAILABLE, "the window has not begun", retry_after_s=1
+                )
+            self._told = max(self._told, window_start)
+            return self.in_force(window_start)
 
     def version(self, number: int) -> RosterVersion | None:
         """The version with a number, from 1."""
@@ -210,7 +225,8 @@ class RosterStore:
     def _add_version(self, number: int) -> RosterVersion:
         """Write the head of a version whose changes are written already."""
         newest = self._versions[-1].effective_window if self._versions else 0
-        window = self._rules.start_at(self._clock.now()) + self._rules.length
+        # The clock may have stepped back since somebody was told a window's version.
+        window = max(self._rules.start_at(self._clock.now()), self._told) + self._rules.length
         count = 0
 
         def enrolled() -> Iterator[Member]:

@@ -96,7 +96,9 @@ class RosterService:
     def get_roster(self, request: GetRosterRequest, call: Call) -> Iterator[RosterChunk]:
         """The signed head, then what changes, in chunks."""
         self._rules.check_aligned(request.window_start)
-        version = self._roster.in_force(request.window_start)
+        follows = call.identity.role is Role.AGGREGATOR
+        in_force = self._roster.tell if follows else self._roster.in_force
+        version = in_force(request.window_start)
         if version is None:
             raise NotFound(Reason.NOT_FOUND, "no roster is in force for this window")
         change = self._roster.change(request.known_version, version)
