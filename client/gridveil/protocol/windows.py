@@ -57,11 +57,6 @@ class WindowRules:
         if not 0 < window_start < _WINDOW_LIMIT or window_start % self.length:
             raise MalformedInput(Reason.WINDOW_MISALIGNED, "not the start of a window")
 
-    def takes(self, window_start: int, now: float) -> bool:
-        """Whether this is a window start, and reports of it are taken at ``now``."""
-        aligned = not window_start % self.length
-        return aligned and self.opens(window_start) <= now < self.closes(window_start)
-
     def check_open(self, window_start: int, now: float) -> None:
         """WINDOW_TOO_EARLY or WINDOW_CLOSED unless reports are taken at ``now``."""
         if now < self.opens(window_start):
