@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import threading
@@ -18,13 +17,14 @@ from gridveil_services.aggregator.committer import Committer
 from gridveil_services.aggregator.config import AggregatorConfig
 from gridveil_services.aggregator.follower import Follower, load_city
 from gridveil_services.aggregator.ingest import Ingest
+from gridveil_services.aggregator.memory import collect_less_garbage, keep_freed_memory
 from gridveil_services.aggregator.periodic import Periodic
 from gridveil_services.aggregator.releaser import Releaser
 from gridveil_services.aggregator.sealer import Sealer
 from gridveil_services.aggregator.service import AggregatorService, binding
 from gridveil_services.aggregator.store.database import Database
 from gridveil_services.aggregator.store.documents import SqliteDocuments
-from gridveil_services.aggregator.store.interface import StoreFailed
+from gridveil_services.aggregator.store.interface import Phase, StoreFailed
 from gridveil_services.aggregator.store.schema import SCHEMA
 from gridveil_services.aggregator.store.sqlite import SqliteStore
 from gridveil_services.aggregator.upstream import KeyHolderClient
@@ -75,6 +75,7 @@ class Aggregator:
             service = AggregatorService(self.city, self.store, self.ingest, clock)
             self.server = Server([binding(service)], _options(config))
             self._tell_health()
+            self._tell_poisoned()
             self._opened = opened.pop_all()
 
     def _make_background(self, config: AggregatorConfig, clock: Clock) -> None:
@@ -134,6 +135,11 @@ class Aggregator:
         self.follower.kick()
         self._following.wake()
 
+    def _tell_poisoned(self) -> None:
+        for window in self.store.windows():
+            if window.phase is Phase.POISONED:
+                _log.error("what is stored of a window is not whole", window=window.start)
+
     def _tell_health(self) -> None:
         self.server.set_ready(self.follower.ready)
 
@@ -144,6 +150,7 @@ def serve(config: AggregatorConfig, clock: Clock) -> None:
     Raises:
         StoreFailed: it failed, now or at the start; the next start checks it.
     """
+    keep_freed_memory()
     failed = threading.Event()
 
     def stop_if_failed() -> None:
@@ -152,19 +159,12 @@ def serve(config: AggregatorConfig, clock: Clock) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     with Aggregator(config, clock, on_failure=failed.set) as aggregator:
-        _collect_less_garbage()
+        collect_less_garbage()
         threading.Thread(target=stop_if_failed, name="fail-stop", daemon=True).start()
         aggregator.start()
         run_until_signal(aggregator.server, on_drain=aggregator.stop_background)
     if failed.is_set():
         raise StoreFailed("the store has failed")
-
-
-def _collect_less_garbage() -> None:
-    """Reports make no cycles, and the roster is for ever: walking it again and again is waste."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 def _options(config: AggregatorConfig) -> ServerOptions:
