@@ -62,16 +62,17 @@ class AggregatorService:
         reports = list(request.reports)
         self._check_batch(len(reports))
         answers = self._ingest.submit(reports, one_window=True)
-        return SubmitReportsResponse(
-            outcomes=[_outcome(at, answer) for at, answer in enumerate(answers)]
-        )
+        response = SubmitReportsResponse()
+        for index, answer in enumerate(answers):
+            _fill(response.outcomes.add(index=index), answer)
+        return response
 
     def stream_reports(self, requests: Iterator[Report], call: Call) -> Iterator[ReportOutcome]:
         """Reports of any window; outcomes come in the order of the reports."""
         index = 0
         for group in Groups(requests, STREAM_GROUP, self._idle_s):
             for answer in self._ingest.submit(group):
-                yield _outcome(index, answer)
+                yield _fill(ReportOutcome(index=index), answer)
                 index += 1
 
     def get_city_parameters(
@@ -160,10 +161,16 @@ def _receipt(answer: Accepted) -> Receipt:
     )
 
 
-def _outcome(index: int, answer: Answer) -> ReportOutcome:
+def _fill(outcome: ReportOutcome, answer: Answer) -> ReportOutcome:
+    """Filled in place: messages inside messages are copied when they are passed."""
     if isinstance(answer, GridveilError):
-        return ReportOutcome(index=index, error=to_status(answer))
-    return ReportOutcome(index=index, receipt=_receipt(answer))
+        outcome.error.CopyFrom(to_status(answer))
+        return outcome
+    receipt = outcome.receipt
+    receipt.report_digest = answer.digest
+    receipt.accepted_at_ms = answer.accepted_at_ms
+    receipt.duplicate = answer.duplicate
+    return outcome
 
 
 def _no_window() -> NotFound:
