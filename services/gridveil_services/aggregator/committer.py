@@ -57,7 +57,6 @@ class Committer:
         self._most_in_progress = most_in_progress
         self._changed = threading.Condition()
         self._queue: deque[_Commit | _Action] = deque()
-        self._commits_queued = 0
         self._calls_in_progress = 0
         self._reports_in_progress = 0
         self._closed = False
@@ -113,7 +112,6 @@ class Committer:
             if self._closed:
                 raise Unavailable(Reason.DRAINING, "the service is about to stop", retry_after_s=1)
             self._queue.append(item)
-            self._commits_queued += isinstance(item, _Commit)
             self._changed.notify_all()
 
     def _work(self) -> None:
@@ -131,9 +129,9 @@ class Committer:
                 self._commit_together(taken)
 
     def _linger(self) -> None:
-        """Wait for more, unless every call in progress waits for its commit already."""
+        """Wait for more, unless every call in progress waits in the queue already."""
         end = time.monotonic() + LINGER_S
-        while not self._closed and self._commits_queued < self._calls_in_progress:
+        while not self._closed and len(self._queue) < self._calls_in_progress:
             if not self._changed.wait(end - time.monotonic()):
                 return
 
@@ -148,7 +146,6 @@ class Committer:
                 break
             self._queue.popleft()
             taken.append(following)
-        self._commits_queued -= len(taken)
         return taken
 
     def _commit_together(self, commits: Sequence[_Commit]) -> None:
