@@ -147,15 +147,12 @@ def _clock(plan: DemoPlan, start_s: float) -> ScaledClock:
 
 @contextmanager
 def _serving(paths: CityPaths, clock: ScaledClock) -> Iterator[None]:
-    services = [ServiceProcess(role, paths, clock) for role in SERVICES]
-    try:
-        for service in services:
+    with ExitStack() as stopped:  # each of them, whatever happens to the others
+        for role in SERVICES:
+            service = ServiceProcess(role, paths, clock)
             service.start()
+            stopped.callback(service.stop)
         yield
-    finally:
-        for service in reversed(services):
-            if service.running:
-                service.stop()
 
 
 class _Play:
