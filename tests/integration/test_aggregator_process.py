@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 import pytest
@@ -21,9 +22,22 @@ from tests.support.aggregators import refusal
 from tests.support.city import MIDNIGHT, TestCity
 from tests.support.reports import MeterKeys, build_report, make_members
 
+T = TypeVar("T")
 LENGTH = 60
 RATE = 20.0
 """A window lasts three real seconds, and takes reports for a minute more."""
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """What a call answers once the aggregator has heard from the key-holder."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            if refusal(error)[1] != "KEYHOLDER_UNAVAILABLE" or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 class Running:
@@ -42,7 +56,9 @@ class Running:
 
     def parameters(self) -> CityParameters:
         request = aggregator_pb2.GetCityParametersRequest(window_start=self.window)
-        signed = self.stub.GetCityParameters(request, wait_for_ready=True, timeout=20)
+        signed = patiently(
+            lambda: self.stub.GetCityParameters(request, wait_for_ready=True, timeout=20)
+        )
         return open_city_parameters(signed.parameters, signed.signature, *self._pinned)
 
     def report(self, meter: int) -> report_pb2.Report:
@@ -70,15 +86,10 @@ def running(tmp_path: Path) -> Iterator[Running]:
 
 def submit(running: Running, message: report_pb2.Report) -> bool:
     """Hand a report in until the roster is known; whether it had been handed in before."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            answer = running.stub.SubmitReport(message, timeout=10, wait_for_ready=True)
-            return bool(answer.duplicate)
-        except grpc.RpcError as error:
-            if refusal(error)[1] != "KEYHOLDER_UNAVAILABLE" or time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+    submitted = patiently(
+        lambda: running.stub.SubmitReport(message, timeout=10, wait_for_ready=True)
+    )
+    return bool(submitted.duplicate)
 
 
 def test_it_serves_by_itself_and_drains_on_sigterm(running: Running) -> None:
