@@ -98,8 +98,8 @@ def one_entry_of_the_last_window(
     """The victim's report of the window before, with its ciphertext."""
     before = reports[0].claim.window_start - LENGTH
     stale = build_report(city.parameters, city.victim, before, [1, 0])
-    claim = replace(stale.claim, window_start=reports[0].claim.window_start)
-    return city.built([replace(stale, claim=claim), *reports[1:]])
+    claim = stale.claim._replace(window_start=reports[0].claim.window_start)
+    return city.built([stale._replace(claim=claim), *reports[1:]])
 
 
 def doubled_entry(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +64,7 @@ def made(
     """A report that says what the test wants, and is signed nevertheless."""
     report = parse_report(city.report(meter))
     data = ciphertext(report.ciphertext)
-    said = replace(report.claim, ciphertext_digest=sha256(data), **claim)
+    said = report.claim._replace(ciphertext_digest=sha256(data), **claim)
     key = (signer or city.meters[meter]).signing_key
     return sign_report(said, data, key).to_message()
 

@@ -97,7 +97,7 @@ def claimed_count(city: PreparedCity) -> BuiltRelease:
 def other_window(city: PreparedCity) -> BuiltRelease:
     meter = city.meters[0]
     report = build_report(city.parameters, meter, city.window - 900, [1, 1])
-    claim = replace(report.claim, window_start=city.window)
+    claim = report.claim._replace(window_start=city.window)
     replayed = Report(claim, report.ciphertext, report.signature)
     return build_release(city.parameters, city.roster_version, [replayed, *city.reports[1:]])
 
@@ -259,7 +259,7 @@ def wrong_seal(city: PreparedCity) -> BuiltRelease:
     """A meter that signs a seal which does not open."""
 
     def change(report: Report, at: int) -> Report:
-        claim = replace(report.claim, sealed_commitment=bytes(48))
+        claim = report.claim._replace(sealed_commitment=bytes(48))
         return sign_report(claim, report.ciphertext, city.meters[at].signing_key)
 
     return rebuilt(city, lambda report, at: change(report, at) if at == 7 else report)
@@ -327,8 +327,8 @@ def sealed(city: PreparedCity, at: int, shown: bytes, inside: bytes) -> Report:
     ids = parameters.policy.city_id, parameters.epoch.epoch_id
     key = shared_key(meter.sealing_secret, parameters.epoch.sealing_key, *ids, meter.meter_id)
     h = commitment_hash(*ids, city.window, meter.meter_id, shown)
-    claim = replace(report.claim, commitment_hash=h)
-    claim = replace(claim, sealed_commitment=seal(key, inside, h, claim.seal_data()))
+    claim = report.claim._replace(commitment_hash=h)
+    claim = claim._replace(sealed_commitment=seal(key, inside, h, claim.seal_data()))
     return sign_report(claim, report.ciphertext, meter.signing_key)
 
 

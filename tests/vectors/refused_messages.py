@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from nacl.signing import SigningKey
 
@@ -105,7 +104,7 @@ def _signed_case(
     place: VectorCity, name: str, reason: str, claim: Claim, key: SigningKey, edits: list[Edit]
 ) -> Json:
     ciphertext = edited(vector_report(place, 0)[0].ciphertext, edits)
-    report = sign_report(replace(claim, ciphertext_digest=sha256(ciphertext)), ciphertext, key)
+    report = sign_report(claim._replace(ciphertext_digest=sha256(ciphertext)), ciphertext, key)
     fields = _fields(report.claim, len(ciphertext), report.signature)
     head = b"".join(fields[number] for number in range(1, 8))
     return _case(name, reason, head, fields[8], edits)
@@ -116,11 +115,11 @@ def _claim_cases(place: VectorCity) -> Iterator[Json]:
     claim, key = vector_report(place, 0)[0].claim, METERS[0].signing_key
     invalid = "SIGNATURE_INVALID"
     for name, reason, wrong, signer in (
-        ("unknown flags", "FIELD_RANGE", replace(claim, flags=1), key),
-        ("window inside", "WINDOW_MISALIGNED", replace(claim, window_start=WINDOW + 1), key),
-        ("other parameters", "KEY_EPOCH", replace(claim, parameters_digest=bytes(32)), key),
-        ("an unknown meter", invalid, replace(claim, meter_id=fixed("stranger", 16)), key),
-        ("another meter's id", invalid, replace(claim, meter_id=METERS[1].meter_id), key),
+        ("unknown flags", "FIELD_RANGE", claim._replace(flags=1), key),
+        ("window inside", "WINDOW_MISALIGNED", claim._replace(window_start=WINDOW + 1), key),
+        ("other parameters", "KEY_EPOCH", claim._replace(parameters_digest=bytes(32)), key),
+        ("an unknown meter", invalid, claim._replace(meter_id=fixed("stranger", 16)), key),
+        ("another meter's id", invalid, claim._replace(meter_id=METERS[1].meter_id), key),
         ("another meter's signature", invalid, claim, METERS[1].signing_key),
     ):
         yield _signed_case(place, name, reason, wrong, signer, [])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nacl.signing import SigningKey
 
@@ -12,7 +14,6 @@ from gridveil.protocol.errors import MalformedInput, NotAuthentic, Reason
 from gridveil.protocol.layout import (
     DIGEST_BYTES,
     ID_BYTES,
-    SIGNATURE_BYTES,
     Reader,
     sha256,
     text,
@@ -21,11 +22,11 @@ from gridveil.protocol.layout import (
     u64,
 )
 from gridveil.protocol.report import Claim, check_flags
-from gridveil.protocol.sealing import SEALED_BYTES
 from gridveil.protocol.signing import is_signed_by, sign
 from gridveil.protocol.slots import GROUP_ORDER
 
-ENTRY_BYTES = ID_BYTES + 4 + DIGEST_BYTES + SEALED_BYTES + DIGEST_BYTES + SIGNATURE_BYTES
+_ENTRY = struct.Struct("<16sI32s48s32s64s")
+ENTRY_BYTES = _ENTRY.size
 OPENED_ENTRY_BYTES = ENTRY_BYTES + 32
 CHUNK_BYTES = 1_048_576 // ENTRY_BYTES * ENTRY_BYTES
 """Longest entry chunk: the whole entries in 1 MiB."""
@@ -35,8 +36,7 @@ _ENTRIES_DOMAIN = "gridveil/v1/release-entries"
 _TOTAL_DOMAIN = "gridveil/v1/total"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One report without its ciphertext, as the key-holder checks it."""
 
     claim: Claim
@@ -44,36 +44,20 @@ class Entry:
 
     def encode(self) -> bytes:
         """196 bytes: meter id, flags, h, sealed commitment, ciphertext digest, signature."""
-        claim = self.claim
-        return b"".join(
-            (
-                claim.meter_id,
-                u32(claim.flags),
-                claim.commitment_hash,
-                claim.sealed_commitment,
-                claim.ciphertext_digest,
-                self.signature,
-            )
-        )
+        _, _, meter_id, flags, h, sealed, ciphertext_digest = self.claim
+        return _ENTRY.pack(meter_id, flags, h, sealed, ciphertext_digest, self.signature)
 
     @classmethod
     def decode(cls, data: bytes, parameters_digest: bytes, window_start: int) -> Entry:
         """The entry in exactly 196 bytes; the release says which parameters and window."""
-        reader = Reader(data, "entry")
-        meter_id, flags = reader.take(ID_BYTES), reader.uint(4)
+        if len(data) != ENTRY_BYTES:
+            raise MalformedInput(Reason.MALFORMED_MESSAGE, "an entry has 196 bytes")
+        meter_id, flags, h, sealed, ciphertext_digest, signature = _ENTRY.unpack(data)
         check_flags(flags)
         claim = Claim(
-            parameters_digest,
-            window_start,
-            meter_id,
-            flags,
-            reader.take(DIGEST_BYTES),
-            reader.take(SEALED_BYTES),
-            reader.take(DIGEST_BYTES),
+            parameters_digest, window_start, meter_id, flags, h, sealed, ciphertext_digest
         )
-        entry = cls(claim, reader.take(SIGNATURE_BYTES))
-        reader.end()
-        return entry
+        return cls(claim, signature)
 
 
 def split_entries(data: bytes) -> Iterator[bytes]:

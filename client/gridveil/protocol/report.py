@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import struct
+from typing import NamedTuple, Never
 
 from nacl.signing import SigningKey
 
@@ -25,12 +26,22 @@ FLAGS_KNOWN = 0
 """Flag bits this version defines: none."""
 
 _REPORT_DOMAIN = text("gridveil/v1/report")
+_TRANSCRIPT = struct.Struct(f"<{len(_REPORT_DOMAIN)}s32sQ16sI32s32s32s")
 _SEAL_DOMAIN = text("gridveil/v1/seal")
+_FIXED = {
+    "parameters_digest": DIGEST_BYTES,
+    "meter_id": ID_BYTES,
+    "commitment_hash": DIGEST_BYTES,
+    "sealed_commitment": SEALED_BYTES,
+}
+_FIXED_LENGTHS = tuple(_FIXED.values())
 
 
-@dataclass(frozen=True)
-class Claim:
-    """What a report says apart from its ciphertext; everything the signature covers."""
+class Claim(NamedTuple):
+    """What a report says apart from its ciphertext; everything the signature covers.
+
+    A tuple, as is ``Report``: millions are made, and a frozen dataclass takes three times as long.
+    """
 
     parameters_digest: bytes
     window_start: int
@@ -42,17 +53,16 @@ class Claim:
 
     def transcript(self) -> bytes:
         """The bytes that the meter signs, 175 of them."""
-        return b"".join(
-            (
-                _REPORT_DOMAIN,
-                self.parameters_digest,
-                u64(self.window_start),
-                self.meter_id,
-                u32(self.flags),
-                self.commitment_hash,
-                sha256(self.sealed_commitment),
-                self.ciphertext_digest,
-            )
+        parameters_digest, window_start, meter_id, flags, h, sealed, ciphertext_digest = self
+        return _TRANSCRIPT.pack(
+            _REPORT_DOMAIN,
+            parameters_digest,
+            window_start,
+            meter_id,
+            flags,
+            h,
+            sha256(sealed),
+            ciphertext_digest,
         )
 
     def digest(self) -> bytes:
@@ -71,8 +81,7 @@ class Claim:
         )
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """One report as it travels: the claim, its ciphertext and its signature."""
 
     claim: Claim
@@ -129,27 +138,44 @@ def parse_report(message: report_pb2.Report) -> Report:
             CIPHERTEXT_MALFORMED for an empty ciphertext.
         NotAuthentic: SIGNATURE_MISSING or, for another length, SIGNATURE_INVALID.
     """
-    if not 0 < message.window_start < 2**53:
-        _refuse_window(message.window_start)
-    check_flags(message.flags)
     # Each access to a field of bytes copies it.
     ciphertext, signature = message.ciphertext, message.signature
-    if not ciphertext:
-        raise MalformedInput(Reason.CIPHERTEXT_MALFORMED, "the ciphertext is empty")
     claim = Claim(
-        _required(message.parameters_digest, DIGEST_BYTES, "parameters_digest"),
+        message.parameters_digest,
         message.window_start,
-        _required(message.meter_id, ID_BYTES, "meter_id"),
+        message.meter_id,
         message.flags,
-        _required(message.commitment_hash, DIGEST_BYTES, "commitment_hash"),
-        _required(message.sealed_commitment, SEALED_BYTES, "sealed_commitment"),
+        message.commitment_hash,
+        message.sealed_commitment,
         sha256(ciphertext),
     )
+    parameters_digest, window_start, meter_id, flags, h, sealed, _ = claim
+    if (
+        not 0 < window_start < 2**53
+        or flags & ~FLAGS_KNOWN
+        or not ciphertext
+        or (len(parameters_digest), len(meter_id), len(h), len(sealed)) != _FIXED_LENGTHS
+        or len(signature) != SIGNATURE_BYTES
+    ):
+        _refuse(claim, ciphertext, signature)
+    return Report(claim, ciphertext, signature)
+
+
+def _refuse(claim: Claim, ciphertext: bytes, signature: bytes) -> Never:
+    """Say what is wrong first."""
+    if not 0 < claim.window_start < 2**53:
+        _refuse_window(claim.window_start)
+    check_flags(claim.flags)
+    if not ciphertext:
+        raise MalformedInput(Reason.CIPHERTEXT_MALFORMED, "the ciphertext is empty")
+    for field, size in _FIXED.items():
+        value = getattr(claim, field)
+        if not value:
+            raise MalformedInput(Reason.FIELD_REQUIRED, f"{field} is required", field=field)
+        fixed(value, size, field)
     if not signature:
         raise NotAuthentic(Reason.SIGNATURE_MISSING, "a report is signed by its meter")
-    if len(signature) != SIGNATURE_BYTES:
-        raise NotAuthentic(Reason.SIGNATURE_INVALID, "the signature is not valid")
-    return Report(claim, ciphertext, signature)
+    raise NotAuthentic(Reason.SIGNATURE_INVALID, "the signature is not valid")
 
 
 def check_flags(flags: int) -> None:
@@ -158,13 +184,7 @@ def check_flags(flags: int) -> None:
         raise MalformedInput(Reason.FIELD_RANGE, "unknown flags", field="flags")
 
 
-def _required(value: bytes, size: int, field: str) -> bytes:
-    if not value:
-        raise MalformedInput(Reason.FIELD_REQUIRED, f"{field} is required", field=field)
-    return fixed(value, size, field)
-
-
-def _refuse_window(window_start: int) -> None:
+def _refuse_window(window_start: int) -> Never:
     if window_start == 0:
         raise MalformedInput(
             Reason.FIELD_REQUIRED, "window_start is required", field="window_start"

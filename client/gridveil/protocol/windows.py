@@ -6,10 +6,11 @@ Times are Unix seconds UTC. A window is named by its start.
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 
 from gridveil.protocol.errors import MalformedInput, Reason, WrongState
-from gridveil.protocol.layout import sha256, text, u64
+from gridveil.protocol.layout import sha256, text
 from gridveil.protocol.parameter_sets import ParameterSet
 
 EXPIRY_S = 24 * 3600
@@ -21,6 +22,7 @@ SCATTER_SIGMAS = 8
 """Room in a full lane, in standard deviations: meters fall into lanes by hash."""
 
 _LANE_DOMAIN = text("gridveil/v1/lane")
+_LANE = struct.Struct(f"<{len(_LANE_DOMAIN)}s16sQ16s")
 _WINDOW_LIMIT = 2**53
 
 
@@ -92,5 +94,5 @@ def _rounded_up(dividend: int, divisor: int) -> int:
 
 def lane_of(epoch_id: bytes, window_start: int, meter_id: bytes, lanes: int) -> int:
     """The lane of a meter in a window: nobody chooses it."""
-    digest = sha256(_LANE_DOMAIN + epoch_id + u64(window_start) + meter_id)
+    digest = sha256(_LANE.pack(_LANE_DOMAIN, epoch_id, window_start, meter_id))
     return int.from_bytes(digest[:8], "little") % lanes
