@@ -175,7 +175,7 @@ def of_a_later_window(city: LocalCity, seen: Message) -> Message:
 def signed_by_itself(city: LocalCity, ciphertext: bytes) -> Message:
     """A corrupted meter's report of any ciphertext bytes, signed by it."""
     own = parse_report(city.report(CORRUPTED, TARGET))
-    forged = replace(own, ciphertext=ciphertext)
+    forged = own._replace(ciphertext=ciphertext)
     return of(resigned(forged, city.meters[CORRUPTED], ciphertext_digest=sha256(ciphertext)))
 
 
