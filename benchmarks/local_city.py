@@ -17,7 +17,14 @@ from benchmarks.fleet import BATCH, Fleet
 from benchmarks.load import START_S, ServerProcess, module, serving
 from benchmarks.measure import progress
 from gridveil.profile import Profile
-from gridveil.protocol.city import CityParameters, CityPolicy, EntryAudience, Epoch, Register
+from gridveil.protocol.city import (
+    CityParameters,
+    CityPolicy,
+    EntryAudience,
+    Epoch,
+    FailingLanes,
+    Register,
+)
 from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET
 from gridveil.protocol.sealing import x25519_public
 from gridveil.registrar import Registrar
@@ -145,6 +152,8 @@ def local_epoch(registers: int) -> tuple[SignedParameters, Secrets]:
         min_coverage_ppm=800_000,
         batch_limit=BATCH,
         entry_audience=EntryAudience.NOBODY,
+        failing_lanes=FailingLanes.LEAVE_OUT,
+        failure_budget=5,
         development=True,
     )
     sealing = os.urandom(32)

@@ -19,7 +19,7 @@ from nacl.signing import SigningKey
 
 from gridveil.encryption import Encryptor
 from gridveil.protocol.ciphertext import add, parse_ciphertext, to_bytes
-from gridveil.protocol.city import CityParameters, CityPolicy, EntryAudience, Register
+from gridveil.protocol.city import CityParameters, CityPolicy, EntryAudience, FailingLanes, Register
 from gridveil.protocol.commitment import Generators, commitment_hash
 from gridveil.protocol.layout import sha256
 from gridveil.protocol.release import (
@@ -56,6 +56,8 @@ def city_policy(**changes: object) -> CityPolicy:
         min_coverage_ppm=800_000,
         batch_limit=128,
         entry_audience=EntryAudience.AUDITORS,
+        failing_lanes=FailingLanes.LEAVE_OUT,
+        failure_budget=5,
         development=True,
     )
     return replace(policy, **changes)  # type: ignore[arg-type]

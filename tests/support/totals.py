@@ -120,6 +120,7 @@ def open_window(
         enrolled=expected,
         count=len(values),
         lanes=lanes,
+        left_out=(),
         release_digest=sha256(b"release" + entries),
         opened_digest=sha256(entries),
         registers=tuple(

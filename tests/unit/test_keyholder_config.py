@@ -32,6 +32,8 @@ colluding = 0
 min_coverage = 0.8
 batch_limit = 128
 entry_audience = "auditors"
+failing_lanes = "leave-out"
+failure_budget = 5
 development = false
 epoch_length = 86400
 

@@ -30,6 +30,7 @@ def total(window: int, digest: bytes) -> bytes:
         enrolled=100,
         count=100,
         lanes=1,
+        left_out=(),
         release_digest=digest,
         opened_digest=bytes(32),
         registers=(RegisterTotal("import_wh", "Wh", 5),),

@@ -13,7 +13,14 @@ from pathlib import Path
 from nacl.signing import SigningKey
 
 from gridveil.encryption import ciphertext_of_vector, seal_array, seal_payload
-from gridveil.protocol.city import CityParameters, CityPolicy, EntryAudience, Epoch, Register
+from gridveil.protocol.city import (
+    CityParameters,
+    CityPolicy,
+    EntryAudience,
+    Epoch,
+    FailingLanes,
+    Register,
+)
 from gridveil.protocol.parameter_sets import ParameterSet, parameter_set
 from gridveil.protocol.roster import Member
 from gridveil.protocol.sealing import x25519_public
@@ -149,6 +156,8 @@ class VectorCity:
                 min_coverage_ppm=800_000,
                 batch_limit=100,
                 entry_audience=EntryAudience.AUDITORS,
+                failing_lanes=FailingLanes.LEAVE_OUT,
+                failure_budget=5,
                 development=True,
             ),
             Epoch(

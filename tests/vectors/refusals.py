@@ -193,7 +193,7 @@ def _parameters(place: VectorCity) -> Iterator[Json]:
     encoded, epoch = place.parameters.encode(), place.parameters.epoch
     tail = len(epoch.ckks_public_key)
     names = 1 + len("gridveil/v1/city-parameters") + 16 + 1 + len("ckks-2048")
-    fields = len(encoded) - tail - 4 - 32 - 16 - 16 - 2 - 7 * 4
+    fields = len(encoded) - tail - 4 - 32 - 16 - 16 - 4 - 7 * 4
     malformed, config = "MALFORMED_MESSAGE", "CONFIG_INVALID"
     cases: Sequence[tuple[str, Json, str]] = (
         ("another domain", edit(1, 1, "47"), malformed),
@@ -210,16 +210,19 @@ def _parameters(place: VectorCity) -> Iterator[Json]:
         ("coverage below one half", edit(fields + 20, 4, u32(499_999).hex()), config),
         ("batch beyond 3.5 MiB", edit(fields + 24, 4, u32(10_000).hex()), config),
         ("unknown audience", edit(fields + 28, 1, "02"), malformed),
-        ("unknown development flag", edit(fields + 29, 1, "02"), malformed),
+        ("unknown rule for failing lanes", edit(fields + 29, 1, "02"), malformed),
+        ("no failure allowed for", edit(fields + 30, 1, "00"), config),
+        ("failure budget of seventeen", edit(fields + 30, 1, "11"), config),
+        ("unknown development flag", edit(fields + 31, 1, "02"), malformed),
         (
             "epoch that starts inside a window",
-            edit(fields + 46, 8, u64(WINDOW - 899).hex()),
+            edit(fields + 48, 8, u64(WINDOW - 899).hex()),
             config,
         ),
-        ("epoch without a window", edit(fields + 54, 8, u64(WINDOW - 900).hex()), config),
+        ("epoch without a window", edit(fields + 56, 8, u64(WINDOW - 900).hex()), config),
         ("public key longer than said", edit(len(encoded), 0, "00"), malformed),
         ("public key shorter than said", edit(len(encoded) - 1, 1, ""), malformed),
-        ("public key beyond its limit", edit(fields + 94, 4, u32(200_001).hex()), malformed),
+        ("public key beyond its limit", edit(fields + 96, 4, u32(200_001).hex()), malformed),
     )
     for name, change, reason in cases:
         yield _signed_again(place, place.identity, name, [change], reason)

@@ -444,6 +444,7 @@ def _total(
         enrolled=len(METERS),
         count=header.count,
         lanes=header.lanes,
+        left_out=(),
         release_digest=digest,
         opened_digest=opened_digest,
         registers=tuple(

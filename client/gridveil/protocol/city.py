@@ -31,6 +31,9 @@ from gridveil.protocol.windows import EXPIRY_S, WindowRules
 MIN_HONEST = 100
 """h: honest meters that every released total hides a household among, at the least."""
 
+MOST_FAILURES = 16
+"""Largest failure budget of an epoch: each failure tells its maker a bit or more of the key."""
+
 PPM = 1_000_000
 BATCH_BYTES = 3_670_016
 """Longest SubmitReports request: 3.5 MiB."""
@@ -50,6 +53,14 @@ class EntryAudience(IntEnum):
 
     NOBODY = 0
     AUDITORS = 1
+
+
+class FailingLanes(IntEnum):
+    """What becomes of a window with a lane that does not open."""
+
+    LEAVE_OUT = 0
+    """The others are released, if they still make up the cohort and the coverage."""
+    REFUSE_WINDOW = 1
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,9 @@ class CityPolicy:
     min_coverage_ppm: int
     batch_limit: int
     entry_audience: EntryAudience
+    failing_lanes: FailingLanes
+    failure_budget: int
+    """b: lanes that may be decrypted and not open before an epoch's keys are destroyed."""
     development: bool
     """A development city may run on a scaled clock, and no other."""
 
@@ -100,6 +114,7 @@ class CityPolicy:
             "colluding": 0 <= self.colluding < 2**31,
             "min_cohort": self.colluding + MIN_HONEST <= self.min_cohort < 2**32,
             "min_coverage_ppm": PPM // 2 <= self.min_coverage_ppm <= PPM,
+            "failure_budget": 1 <= self.failure_budget <= MOST_FAILURES,
             "batch_limit": 1 <= self.batch_limit <= self.most_reports_in_a_batch,
         }
         for field, holds in checks.items():
@@ -149,6 +164,8 @@ class CityPolicy:
                 u32(self.min_coverage_ppm),
                 u32(self.batch_limit),
                 u8(self.entry_audience),
+                u8(self.failing_lanes),
+                u8(self.failure_budget),
                 u8(self.development),
             )
         )
@@ -162,8 +179,9 @@ class CityPolicy:
         )
         length, grace, leeway = (reader.uint(4) for _ in range(3))
         cohort, colluding, coverage, batch = (reader.uint(4) for _ in range(4))
-        audience, development = reader.uint(1), reader.uint(1)
-        if audience not in tuple(EntryAudience) or development > 1:
+        audience, failing, budget, development = (reader.uint(1) for _ in range(4))
+        known = audience in tuple(EntryAudience) and failing in tuple(FailingLanes)
+        if not known or development > 1:
             raise MalformedInput(Reason.MALFORMED_MESSAGE, "city parameters hold an unknown value")
         return cls(
             city_id=city_id,
@@ -177,6 +195,8 @@ class CityPolicy:
             min_coverage_ppm=coverage,
             batch_limit=batch,
             entry_audience=EntryAudience(audience),
+            failing_lanes=FailingLanes(failing),
+            failure_budget=budget,
             development=bool(development),
         )
 

@@ -143,6 +143,8 @@ class Total:
     enrolled: int
     count: int
     lanes: int
+    left_out: tuple[int, ...]
+    """Lanes that did not open, ascending: their meters are enrolled and not counted."""
     release_digest: bytes
     opened_digest: bytes
     """SHA-256 over the opened entries (entry, then commitment), ascending by (lane, meter)."""
@@ -178,6 +180,8 @@ class Total:
                 u64(self.enrolled),
                 u64(self.count),
                 u32(self.lanes),
+                u32(len(self.left_out)),
+                *map(u32, self.left_out),
                 self.release_digest,
                 self.opened_digest,
                 u8(len(self.registers)),
@@ -201,6 +205,7 @@ class Total:
             enrolled=reader.uint(8),
             count=reader.uint(8),
             lanes=reader.uint(4),
+            left_out=tuple(reader.uint(4) for _ in range(reader.uint(4))),
             release_digest=reader.take(DIGEST_BYTES),
             opened_digest=reader.take(DIGEST_BYTES),
             registers=tuple(
@@ -212,6 +217,8 @@ class Total:
         reader.end()
         if not 0 < total.count <= total.enrolled:
             raise MalformedInput(Reason.MALFORMED_MESSAGE, "total counts more than were enrolled")
+        if list(total.left_out) != sorted({lane for lane in total.left_out if lane < total.lanes}):
+            raise MalformedInput(Reason.MALFORMED_MESSAGE, "total leaves out lanes that are none")
         if int.from_bytes(total.blinding, "little") >= GROUP_ORDER:
             raise MalformedInput(Reason.MALFORMED_MESSAGE, "total's blinding is not reduced")
         return total

@@ -12,7 +12,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gridveil.files import make_folder, sync_folder, write_durably
-from gridveil.protocol.city import MIN_HONEST, PPM, CityPolicy, EntryAudience, Register
+from gridveil.protocol.city import (
+    MIN_HONEST,
+    PPM,
+    CityPolicy,
+    EntryAudience,
+    FailingLanes,
+    Register,
+)
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES
 from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET
@@ -58,6 +65,8 @@ class CityOptions:
     min_coverage: float = 0.8
     registers: tuple[Register, ...] = DEFAULT_REGISTERS
     entry_audience: EntryAudience = EntryAudience.AUDITORS
+    failing_lanes: FailingLanes = FailingLanes.LEAVE_OUT
+    failure_budget: int = 5
     development: bool = False
     addresses: Mapping[str, str] = field(default_factory=neighbouring_ports)
     """``host:port`` by service."""
@@ -90,6 +99,8 @@ class CityOptions:
             min_coverage_ppm=_ppm(self.min_coverage),
             batch_limit=1,
             entry_audience=self.entry_audience,
+            failing_lanes=self.failing_lanes,
+            failure_budget=self.failure_budget,
             development=self.development,
         )
         return _with_batch_limit(policy)
@@ -188,6 +199,8 @@ class _Maker:
                 "min_coverage": policy.min_coverage_ppm / PPM,
                 "batch_limit": policy.batch_limit,
                 "entry_audience": policy.entry_audience.name.lower(),
+                "failing_lanes": policy.failing_lanes.name.lower().replace("_", "-"),
+                "failure_budget": policy.failure_budget,
                 "development": policy.development,
                 "epoch_length": max(1, EPOCH_S // length) * length,
                 "registers": registers,

@@ -8,12 +8,16 @@ from pathlib import Path
 
 from gridveil.config import ConfigFile, Section, TlsFiles, hex_bytes, load
 from gridveil.profile import Tls
-from gridveil.protocol.city import PPM, CityPolicy, EntryAudience, Register
+from gridveil.protocol.city import PPM, CityPolicy, EntryAudience, FailingLanes, Register
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES
 
 _LONGEST_EPOCH_S = 31 * 86_400
 _AUDIENCES = {"nobody": EntryAudience.NOBODY, "auditors": EntryAudience.AUDITORS}
+_FAILING_LANES = {
+    "leave-out": FailingLanes.LEAVE_OUT,
+    "refuse-window": FailingLanes.REFUSE_WINDOW,
+}
 
 
 class RegisterSection(Section, frozen=True, kw_only=True):
@@ -36,6 +40,8 @@ class PolicySection(Section, frozen=True, kw_only=True):
     min_coverage: float
     batch_limit: int
     entry_audience: str
+    failing_lanes: str
+    failure_budget: int
     development: bool = False
     epoch_length: int = 86_400
     registers: list[RegisterSection]
@@ -92,6 +98,8 @@ class KeyHolderConfig:
 def _policy(city_id: bytes, section: PolicySection) -> CityPolicy:
     if section.entry_audience not in _AUDIENCES:
         raise _invalid("entry_audience", f"is one of {', '.join(_AUDIENCES)}")
+    if section.failing_lanes not in _FAILING_LANES:
+        raise _invalid("failing_lanes", f"is one of {', '.join(_FAILING_LANES)}")
     if not math.isfinite(section.min_coverage):
         raise _invalid("min_coverage", "is a number from 0.5 to 1")
     return CityPolicy(
@@ -106,6 +114,8 @@ def _policy(city_id: bytes, section: PolicySection) -> CityPolicy:
         min_coverage_ppm=math.ceil(round(section.min_coverage * PPM, 3)),
         batch_limit=section.batch_limit,
         entry_audience=_AUDIENCES[section.entry_audience],
+        failing_lanes=_FAILING_LANES[section.failing_lanes],
+        failure_budget=section.failure_budget,
         development=section.development,
     )
 

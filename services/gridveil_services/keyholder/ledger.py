@@ -7,18 +7,23 @@ claimed by one release, or expires; a claim ends as a total or a refusal; nothin
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gridveil.clock import Clock
-from gridveil.protocol.city import CityParameters
+from gridveil.protocol.city import CityParameters, CityPolicy
 from gridveil.protocol.errors import Conflict, IntegrityLost, MalformedInput, Reason
 from gridveil.protocol.layout import DIGEST_BYTES, ID_BYTES
 from gridveil.protocol.release import Total
+from gridveil.protocol.roster import RosterVersion
 from gridveil.protocol.v1.log_pb2 import (
+    DestructionCause,
     EpochCreated,
+    EpochDestroyed,
     LogRecord,
+    PolicyStated,
     ReleaseIntent,
+    RosterChanged,
     WindowExpired,
     WindowRefused,
     WindowReleased,
@@ -36,6 +41,10 @@ class LoggedEpoch:
     parameters_digest: bytes
     first_window: int
     end_window: int
+    """First window that is not served; moved forward when the epoch is destroyed before it."""
+    destroyed: bool = False
+    failures: int = 0
+    """Lanes that were decrypted with its keys and did not open."""
 
 
 class Ledger:
@@ -52,6 +61,10 @@ class Ledger:
         self._lock = threading.RLock()
         self._windows: dict[int, WindowState] = {}
         self._epochs: dict[bytes, LoggedEpoch] = {}
+        self._parameters: dict[int, bytes] = {}
+        """Digest of the parameters that a window was claimed under."""
+        self._roster_version = 0
+        self._policy = b""
         self._log = LogWriter(folder, self._replay)
 
     @property
@@ -105,14 +118,19 @@ class Ledger:
         )
         self._record(LogRecord(intent=intent))
 
-    def released(self, window_start: int, total: bytes, signature: bytes) -> None:
-        """The claim's outcome is this total."""
+    def released(
+        self, window_start: int, total: bytes, signature: bytes, failures: int = 0
+    ) -> None:
+        """The claim's outcome is this total; so many lanes were decrypted and did not open."""
         signed = SignedTotal(total=total, signature=signature)
-        self._record(LogRecord(released=WindowReleased(window_start=window_start, total=signed)))
+        released = WindowReleased(window_start=window_start, total=signed, failures=failures)
+        self._record(LogRecord(released=released))
 
-    def refused(self, window_start: int, release_digest: bytes) -> None:
-        """The claim did not open."""
-        refusal = WindowRefused(window_start=window_start, release_digest=release_digest)
+    def refused(self, window_start: int, release_digest: bytes, failures: int = 0) -> None:
+        """The claim did not open; so many lanes were decrypted and did not."""
+        refusal = WindowRefused(
+            window_start=window_start, release_digest=release_digest, failures=failures
+        )
         self._record(LogRecord(refused=refusal))
 
     def expire(self, windows: list[int]) -> None:
@@ -133,6 +151,33 @@ class Ledger:
             end_window=epoch.end_window,
         )
         self._record(LogRecord(epoch_created=created))
+
+    def epoch_destroyed(
+        self, epoch_id: bytes, cause: DestructionCause, end_window: int
+    ) -> None:
+        """The secret keys of an epoch are gone; it serves no window from ``end_window`` on."""
+        destroyed = EpochDestroyed(epoch_id=epoch_id, cause=cause, end_window=end_window)
+        self._record(LogRecord(epoch_destroyed=destroyed))
+
+    def roster_changed(self, version: RosterVersion, enrolled: int, withdrawn: int) -> None:
+        """The roster has a new version; nothing if the log has it already."""
+        with self._lock:
+            if version.version > self._roster_version:
+                changed = RosterChanged(
+                    version=version.version,
+                    effective_window=version.effective_window,
+                    count=version.count,
+                    enrolled=enrolled,
+                    withdrawn=withdrawn,
+                    roster_digest=version.digest,
+                )
+                self._record(LogRecord(roster_changed=changed))
+
+    def policy_stated(self, policy: CityPolicy) -> None:
+        """The policy from now on; nothing if it is the one that was stated last."""
+        with self._lock:
+            if (encoded := policy.encode()) != self._policy:
+                self._record(LogRecord(policy_stated=PolicyStated(policy=encoded)))
 
     def _record(self, *records: LogRecord) -> None:
         with self._lock:
@@ -169,12 +214,23 @@ class Ledger:
                 if total.window_start != record.released.window_start:
                     raise _contradiction()
                 self._demand_claim(total.window_start, total.release_digest)
-            case _:
+            case "epoch_created":
                 if len(record.epoch_created.epoch_id) != ID_BYTES:
+                    raise _contradiction()
+            case "epoch_destroyed":
+                self._demand_epoch(record.epoch_destroyed)
+            case "roster_changed":
+                if record.roster_changed.version <= self._roster_version:
                     raise _contradiction()
 
     def _demand_claim(self, window_start: int, release_digest: bytes) -> None:
         self._demand(window_start, WindowState(Status.PENDING, release_digest))
+
+    def _demand_epoch(self, destroyed: EpochDestroyed) -> None:
+        epoch = self._epochs.get(destroyed.epoch_id)
+        within = epoch and epoch.first_window <= destroyed.end_window <= epoch.end_window
+        if epoch is None or epoch.destroyed or not within:
+            raise _contradiction()
 
     def _demand(self, window_start: int, expected: WindowState) -> None:
         if self.state(window_start) != expected:
@@ -185,20 +241,40 @@ class Ledger:
             case "intent":
                 intent = record.intent
                 self._settle(intent.window_start, Status.PENDING, intent.release_digest)
+                self._parameters[intent.window_start] = intent.parameters_digest
             case "expired":
                 self._settle(record.expired.window_start, Status.EXPIRED, b"")
             case "refused":
                 self._conclude(record.refused.window_start, Status.REFUSED)
+                self._spend(record.refused.window_start, record.refused.failures)
             case "released":
                 self._conclude(record.released.window_start, Status.RELEASED)
-            case _:
+                self._spend(record.released.window_start, record.released.failures)
+            case "epoch_created":
                 self._note_epoch(record.epoch_created)
+            case "epoch_destroyed":
+                gone = record.epoch_destroyed
+                self._epochs[gone.epoch_id] = replace(
+                    self._epochs[gone.epoch_id], destroyed=True, end_window=gone.end_window
+                )
+            case "roster_changed":
+                self._roster_version = record.roster_changed.version
+            case "policy_stated":
+                self._policy = record.policy_stated.policy
 
     def _settle(self, window_start: int, status: Status, release_digest: bytes) -> None:
         self._windows[window_start] = WindowState(status, release_digest)
 
     def _conclude(self, window_start: int, status: Status) -> None:
         self._settle(window_start, status, self.state(window_start).release_digest)
+
+    def _spend(self, window_start: int, failures: int) -> None:
+        named = self._parameters.pop(window_start)
+        for epoch in self._epochs.values():
+            if epoch.parameters_digest == named:
+                spent = replace(epoch, failures=epoch.failures + failures)
+                self._epochs[epoch.epoch_id] = spent
+                return
 
     def _note_epoch(self, created: EpochCreated) -> None:
         self._epochs[created.epoch_id] = LoggedEpoch(

@@ -313,6 +313,7 @@ def _total(
         enrolled=version.count,
         count=header.count,
         lanes=header.lanes,
+        left_out=(),
         release_digest=release.digest,
         opened_digest=opened_digest(release, opening.commitments),
         registers=tuple(
