@@ -54,12 +54,16 @@ class SealKeys:
         c0, c1 = seal_residues(ciphertext_of_vector(vector.serialize()), self.parameters)
         return np.concatenate((fold(c0, self.parameters, slots), c1))
 
-    def decrypt(self, vector: tenseal.CKKSVector, slots: int) -> NDArray[np.complex128]:
-        """The P slots by SEAL: the mean of all repetitions, which is what folding keeps."""
+    def decode(self, vector: tenseal.CKKSVector) -> NDArray[np.complex128]:
+        """All N/2 slots as SEAL's decryptor and decoder give them out."""
         self._file.write_bytes(ciphertext_of_vector(vector.serialize()))
         ciphertext, plain = sealapi.Ciphertext(), sealapi.Plaintext()
         ciphertext.load(self._context, str(self._file))
         self._decryptor.decrypt(ciphertext, plain)
-        values = np.array(self._encoder.decode_complex(plain))
+        return np.array(self._encoder.decode_complex(plain))
+
+    def decrypt(self, vector: tenseal.CKKSVector, slots: int) -> NDArray[np.complex128]:
+        """The P slots by SEAL: the mean of all repetitions, which is what folding keeps."""
+        values = self.decode(vector)
         mean: NDArray[np.complex128] = values.reshape(-1, slots).mean(axis=0)
         return mean
