@@ -114,6 +114,10 @@ _GIVE_UP = (
     Reason.BUDGET_EXHAUSTED,
     Reason.PARTIAL_CORRUPT,
     Reason.LOG_CORRUPT,
+    Reason.LOG_FORKED,
+    Reason.LOG_ROLLED_BACK,
+    Reason.PROOF_INVALID,
+    Reason.NOT_WITNESSED,
 )
 
 OUTCOMES: Mapping[Reason, Ending] = MappingProxyType(

@@ -62,6 +62,7 @@ CODES: dict[Reason, StatusCode] = {
     Reason.BAD_IDENTITY: StatusCode.UNAUTHENTICATED,
     Reason.CERT_EXPIRED: StatusCode.UNAUTHENTICATED,
     Reason.KEY_NOT_PINNED: StatusCode.UNAUTHENTICATED,
+    Reason.PROOF_INVALID: StatusCode.UNAUTHENTICATED,
     Reason.ROLE_NOT_ALLOWED: StatusCode.PERMISSION_DENIED,
     Reason.METER_REVOKED: StatusCode.PERMISSION_DENIED,
     Reason.WINDOW_TOO_EARLY: StatusCode.OUT_OF_RANGE,
@@ -77,11 +78,14 @@ CODES: dict[Reason, StatusCode] = {
     Reason.STORE_UNAVAILABLE: StatusCode.UNAVAILABLE,
     Reason.STORE_FULL: StatusCode.UNAVAILABLE,
     Reason.KEYHOLDER_UNAVAILABLE: StatusCode.UNAVAILABLE,
+    Reason.NOT_WITNESSED: StatusCode.UNAVAILABLE,
     Reason.UNREACHABLE: StatusCode.UNAVAILABLE,
     Reason.DRAINING: StatusCode.UNAVAILABLE,
     Reason.DEADLINE_EXCEEDED: StatusCode.DEADLINE_EXCEEDED,
     Reason.PARTIAL_CORRUPT: StatusCode.DATA_LOSS,
     Reason.LOG_CORRUPT: StatusCode.DATA_LOSS,
+    Reason.LOG_FORKED: StatusCode.DATA_LOSS,
+    Reason.LOG_ROLLED_BACK: StatusCode.DATA_LOSS,
     Reason.INTERNAL: StatusCode.INTERNAL,
 }
 """The status code of every reason."""
