@@ -3,7 +3,7 @@
 Needs no homomorphic library. What is checked::
 
     the total's parameters are the signed ones, its registers and bounds those of the policy
-    the entries are those the total names: digest, number
+    the entries are those the total names: Merkle root, number
     the meters are distinct and each in its lane, in ascending order
     each h is the hash of the commitment shown
     each report was signed by its meter               (only with the window's roster)
@@ -14,7 +14,6 @@ Pedersen commitments bind classically: see docs/threat-model.md.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -27,6 +26,7 @@ from gridveil.protocol.commitment import (
     parse_commitment,
 )
 from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil.protocol.merkle import TreeHasher, leaf_hash
 from gridveil.protocol.release import ENTRY_BYTES, OPENED_ENTRY_BYTES, Entry, Total
 from gridveil.protocol.roster import Member
 from gridveil.protocol.signing import verify
@@ -69,7 +69,7 @@ class Verifier:
         self._total = total
         self._parameters = parameters
         self._roster = roster
-        self._digest = hashlib.sha256()
+        self._tree = TreeHasher()
         self._sum = IDENTITY
         self._meters = 0
         self._last = (-1, b"")
@@ -82,7 +82,6 @@ class Verifier:
             MalformedInput: COHORT_INVALID, DIGEST_MISMATCH or FIELD_FORMAT.
             NotAuthentic: SIGNATURE_INVALID.
         """
-        self._digest.update(chunk)
         data = self._rest + chunk
         whole = len(data) // OPENED_ENTRY_BYTES * OPENED_ENTRY_BYTES
         for at in range(0, whole, OPENED_ENTRY_BYTES):
@@ -97,7 +96,7 @@ class Verifier:
                 not what the meters committed to.
         """
         total = self._total
-        if self._rest or self._digest.digest() != total.opened_digest:
+        if self._rest or self._tree.root() != total.entries_root:
             raise MalformedInput(Reason.DIGEST_MISMATCH, "these are not the entries of the total")
         if self._meters != total.count:
             raise MalformedInput(Reason.COHORT_INVALID, "the total counts other than its entries")
@@ -121,6 +120,8 @@ class Verifier:
         place = (lane_of(total.epoch_id, total.window_start, meter_id, total.lanes), meter_id)
         if place <= self._last:
             raise MalformedInput(Reason.COHORT_INVALID, "the meters are not distinct and in order")
+        if place[0] in total.left_out:
+            raise MalformedInput(Reason.COHORT_INVALID, "an entry is of a lane that was left out")
         commitment = parse_commitment(data[ENTRY_BYTES:])
         shown = commitment_hash(
             total.city_id, total.epoch_id, total.window_start, meter_id, commitment
@@ -128,6 +129,7 @@ class Verifier:
         if shown != entry.claim.commitment_hash:
             raise MalformedInput(Reason.DIGEST_MISMATCH, "a commitment is not the one reported")
         self._check_signature(entry)
+        self._tree.append(leaf_hash(data))
         self._sum = add_points((self._sum, commitment))
         self._last = place
         self._meters += 1

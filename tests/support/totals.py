@@ -18,7 +18,13 @@ from gridveil.files import make_folder, write_durably
 from gridveil.protocol.city import CityParameters, CityPolicy, Epoch
 from gridveil.protocol.commitment import Generators, commitment_hash
 from gridveil.protocol.layout import sha256
-from gridveil.protocol.release import OPENED_ENTRY_BYTES, Entry, RegisterTotal, Total
+from gridveil.protocol.release import (
+    OPENED_ENTRY_BYTES,
+    Entry,
+    RegisterTotal,
+    Total,
+    entries_root,
+)
 from gridveil.protocol.report import Claim, sign_report
 from gridveil.protocol.roster import Member
 from gridveil.protocol.sealing import x25519_public
@@ -65,9 +71,9 @@ class OpenedWindow:
         return [self.entries[at : at + size] for at in range(0, len(self.entries), size)]
 
     def with_entries(self, entries: Sequence[bytes]) -> OpenedWindow:
-        """What a dishonest key-holder would sign over other entries, its count and digest right."""
+        """What a dishonest key-holder would sign over other entries, its count and root right."""
         joined = b"".join(entries)
-        total = replace(self.total, count=len(entries), opened_digest=sha256(joined))
+        total = replace(self.total, count=len(entries), entries_root=entries_root([joined]))
         return replace(self, entries=joined, total=total)
 
     def with_total(self, **changes: object) -> OpenedWindow:
@@ -122,7 +128,7 @@ def open_window(
         lanes=lanes,
         left_out=(),
         release_digest=sha256(b"release" + entries),
-        opened_digest=sha256(entries),
+        entries_root=entries_root([entries]),
         registers=tuple(
             RegisterTotal(register.name, register.unit, found)
             for register, found in zip(policy.registers, sums, strict=True)

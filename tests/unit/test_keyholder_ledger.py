@@ -32,7 +32,7 @@ def total(window: int, digest: bytes) -> bytes:
         lanes=1,
         left_out=(),
         release_digest=digest,
-        opened_digest=bytes(32),
+        entries_root=bytes(32),
         registers=(RegisterTotal("import_wh", "Wh", 5),),
         blinding=bytes(32),
     ).encode()

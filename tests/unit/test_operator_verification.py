@@ -152,7 +152,7 @@ def test_entries_that_end_too_soon_are_refused() -> None:
         ({"window_start": WINDOW + 86_400}, Reason.COHORT_INVALID),
         ({"parameters_digest": bytes(32)}, Reason.DIGEST_MISMATCH),
         ({"city_id": bytes(16)}, Reason.DIGEST_MISMATCH),
-        ({"opened_digest": bytes(32)}, Reason.DIGEST_MISMATCH),
+        ({"entries_root": bytes(32)}, Reason.DIGEST_MISMATCH),
         ({"count": METERS + 1}, Reason.COHORT_INVALID),
         ({"registers": ()}, Reason.COHORT_INVALID),
     ],

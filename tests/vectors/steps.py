@@ -21,6 +21,7 @@ from gridveil.protocol.release import (
     RegisterTotal,
     ReleaseHeader,
     Total,
+    entries_root,
     release_digest,
 )
 from gridveil.protocol.report import Claim, Report, sign_report
@@ -391,7 +392,7 @@ def release(name: str) -> Json:
     lane = LaneSum(0, len(made), to_bytes(total_sum))
     digest = release_digest(header, [lane], running.digest())
     opened_entries = b"".join(entry + point for entry, point in entries)
-    total = _total(place, header, digest, sha256(opened_entries), opened)
+    total = _total(place, header, digest, entries_root([opened_entries]), opened)
     points = [point for _, point in entries]
     return {
         "about": "One lane with the three reports. A real release has at least 100 meters.",
@@ -405,7 +406,7 @@ def release(name: str) -> Json:
         "entries_digest": running.digest().hex(),
         "release_digest": digest.hex(),
         "opened_entries": opened_entries.hex(),
-        "opened_digest": sha256(opened_entries).hex(),
+        "entries_root": entries_root([opened_entries]).hex(),
         "total": total.encode().hex(),
         "total_signature": total.sign(place.identity).hex(),
     }
@@ -431,7 +432,7 @@ def _opened(place: VectorCity, lane_sum: Residues, count: int) -> Json:
 
 
 def _total(
-    place: VectorCity, header: ReleaseHeader, digest: bytes, opened_digest: bytes, opened: Json
+    place: VectorCity, header: ReleaseHeader, digest: bytes, root: bytes, opened: Json
 ) -> Total:
     policy, epoch = place.parameters.policy, place.parameters.epoch
     return Total(
@@ -446,7 +447,7 @@ def _total(
         lanes=header.lanes,
         left_out=(),
         release_digest=digest,
-        opened_digest=opened_digest,
+        entries_root=root,
         registers=tuple(
             RegisterTotal(register.name, register.unit, value)
             for register, value in zip(policy.registers, opened["totals"], strict=True)

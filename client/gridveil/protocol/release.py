@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from gridveil.protocol.layout import (
     u32,
     u64,
 )
+from gridveil.protocol.merkle import leaf_hash, root
 from gridveil.protocol.report import Claim, check_flags
 from gridveil.protocol.signing import is_signed_by, sign
 from gridveil.protocol.slots import GROUP_ORDER
@@ -66,6 +67,19 @@ def split_entries(data: bytes) -> Iterator[bytes]:
         raise MalformedInput(Reason.MALFORMED_MESSAGE, "not whole entries")
     for at in range(0, len(data), ENTRY_BYTES):
         yield data[at : at + ENTRY_BYTES]
+
+
+def split_opened(data: bytes) -> Iterator[bytes]:
+    """The whole 228-byte opened entries of a chunk."""
+    if len(data) % OPENED_ENTRY_BYTES:
+        raise MalformedInput(Reason.MALFORMED_MESSAGE, "not whole opened entries")
+    for at in range(0, len(data), OPENED_ENTRY_BYTES):
+        yield data[at : at + OPENED_ENTRY_BYTES]
+
+
+def entries_root(chunks: Iterable[bytes]) -> bytes:
+    """Merkle root (RFC 9162) over opened entries, each a leaf; chunks of whole ones, in order."""
+    return root(leaf_hash(entry) for chunk in chunks for entry in split_opened(chunk))
 
 
 @dataclass(frozen=True)
@@ -146,8 +160,8 @@ class Total:
     left_out: tuple[int, ...]
     """Lanes that did not open, ascending: their meters are enrolled and not counted."""
     release_digest: bytes
-    opened_digest: bytes
-    """SHA-256 over the opened entries (entry, then commitment), ascending by (lane, meter)."""
+    entries_root: bytes
+    """Merkle root over the opened entries (entry, then commitment), ascending by (lane, meter)."""
     registers: tuple[RegisterTotal, ...]
     blinding: bytes
     """B: sum of the blindings mod the group order, 32 bytes little-endian."""
@@ -183,7 +197,7 @@ class Total:
                 u32(len(self.left_out)),
                 *map(u32, self.left_out),
                 self.release_digest,
-                self.opened_digest,
+                self.entries_root,
                 u8(len(self.registers)),
                 *registers,
                 self.blinding,
@@ -207,7 +221,7 @@ class Total:
             lanes=reader.uint(4),
             left_out=tuple(reader.uint(4) for _ in range(reader.uint(4))),
             release_digest=reader.take(DIGEST_BYTES),
-            opened_digest=reader.take(DIGEST_BYTES),
+            entries_root=reader.take(DIGEST_BYTES),
             registers=tuple(
                 RegisterTotal(reader.text(), reader.text(), reader.uint(8))
                 for _ in range(reader.uint(1))

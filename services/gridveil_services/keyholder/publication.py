@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 
 from gridveil.files import make_folder, sync_folder
@@ -26,12 +26,14 @@ class Publication:
         self._folder = published / ENTRIES
         make_folder(self._folder, mode=_FOLDER_MODE)
 
-    def write(self, release: SpooledRelease, commitments: bytes) -> None:
+    def write(
+        self, release: SpooledRelease, commitments: bytes, left_out: Container[int] = ()
+    ) -> None:
         """Publish the opened entries of a window; durable when this returns."""
         path, fresh = self._paths(release.header.window_start)
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
         with os.fdopen(descriptor, "wb") as file:
-            for part in opened_entries(release, commitments):
+            for part in opened_entries(release, commitments, left_out):
                 file.write(part)
             file.flush()
             os.fsync(descriptor)
@@ -49,20 +51,21 @@ class Publication:
         return path, path.with_name(path.name + ".new")
 
 
-def opened_digest(release: SpooledRelease, commitments: bytes) -> bytes:
-    """SHA-256 over the opened entries: what the total names them by."""
-    digest = hashlib.sha256()
-    for part in opened_entries(release, commitments):
-        digest.update(part)
-    return digest.digest()
+def opened_entries(
+    release: SpooledRelease, commitments: bytes, left_out: Container[int] = ()
+) -> Iterator[bytes]:
+    """Each entry of the lanes that opened with its commitment, in order; a chunk at a time.
 
-
-def opened_entries(release: SpooledRelease, commitments: bytes) -> Iterator[bytes]:
-    """Each entry with its commitment, in the order of the release; a chunk at a time."""
+    ``commitments``: 32 bytes an entry of those lanes, in the order of the release.
+    """
+    counted = chain.from_iterable(
+        repeat(lane.lane not in left_out, lane.count) for lane in release.lanes
+    )
     at = 0
     for chunk in release.chunks():
         parts = []
-        for entry in split_entries(chunk):
-            parts += [entry, commitments[at : at + POINT_BYTES]]
-            at += POINT_BYTES
+        for entry, counts in zip(split_entries(chunk), counted, strict=False):
+            if counts:
+                parts += [entry, commitments[at : at + POINT_BYTES]]
+                at += POINT_BYTES
         yield b"".join(parts)

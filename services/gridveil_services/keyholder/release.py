@@ -27,7 +27,7 @@ from gridveil.protocol.errors import (
     Reason,
     Unavailable,
 )
-from gridveil.protocol.release import RegisterTotal, ReleaseHeader, Total
+from gridveil.protocol.release import RegisterTotal, ReleaseHeader, Total, entries_root
 from gridveil.protocol.roster import RosterVersion
 from gridveil.protocol.signing import SigningKey
 from gridveil.protocol.v1.keyholder_pb2 import ReleaseMessage
@@ -45,7 +45,7 @@ from gridveil_services.keyholder.policy import (
     is_settled_by,
     refused,
 )
-from gridveil_services.keyholder.publication import Publication, opened_digest
+from gridveil_services.keyholder.publication import Publication, opened_entries
 from gridveil_services.keyholder.roster_store import RosterStore
 from gridveil_services.keyholder.spool import SpooledRelease, SpoolFolder
 
@@ -315,7 +315,7 @@ def _total(
         lanes=header.lanes,
         left_out=(),
         release_digest=release.digest,
-        opened_digest=opened_digest(release, opening.commitments),
+        entries_root=entries_root(opened_entries(release, opening.commitments)),
         registers=tuple(
             RegisterTotal(register.name, register.unit, total)
             for register, total in zip(policy.registers, opening.totals, strict=True)
