@@ -209,7 +209,7 @@ def _parameters(place: VectorCity) -> Iterator[Json]:
         ("cohort that hides too few", edit(fields + 12, 4, u32(109).hex()), config),
         ("coverage below one half", edit(fields + 20, 4, u32(499_999).hex()), config),
         ("batch beyond 3.5 MiB", edit(fields + 24, 4, u32(10_000).hex()), config),
-        ("unknown audience", edit(fields + 28, 1, "02"), malformed),
+        ("unknown audience", edit(fields + 28, 1, "03"), malformed),
         ("unknown rule for failing lanes", edit(fields + 29, 1, "02"), malformed),
         ("no failure allowed for", edit(fields + 30, 1, "00"), config),
         ("failure budget of seventeen", edit(fields + 30, 1, "11"), config),

@@ -49,10 +49,15 @@ _UNIT = re.compile(r"[A-Za-z][A-Za-z0-9]{0,15}")
 
 
 class EntryAudience(IntEnum):
-    """Who may fetch the opened entries of a released window, and so learns who reported."""
+    """Who may fetch the opened entries of a released window, and so learns who reported.
+
+    A wider audience has the larger number.
+    """
 
     NOBODY = 0
     AUDITORS = 1
+    PUBLIC = 2
+    """Every role of the city; the key-holder writes them to a folder meant for publishing."""
 
 
 class FailingLanes(IntEnum):

@@ -53,7 +53,7 @@ def init(
     ] = str(_PORT),
     host: Annotated[str, typer.Option(help="Address that the services listen on.")] = "127.0.0.1",
     entry_audience: Annotated[
-        str, typer.Option(help="Who may see which meters reported: auditors or nobody.")
+        str, typer.Option(help="Who may see which meters reported: nobody, auditors or public.")
     ] = "auditors",
     development: Annotated[
         bool, typer.Option("--development", help="Allow scaled clocks. Never for real readings.")

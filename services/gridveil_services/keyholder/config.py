@@ -13,7 +13,7 @@ from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES
 
 _LONGEST_EPOCH_S = 31 * 86_400
-_AUDIENCES = {"nobody": EntryAudience.NOBODY, "auditors": EntryAudience.AUDITORS}
+_AUDIENCES = {audience.name.lower(): audience for audience in EntryAudience}
 _FAILING_LANES = {
     "leave-out": FailingLanes.LEAVE_OUT,
     "refuse-window": FailingLanes.REFUSE_WINDOW,

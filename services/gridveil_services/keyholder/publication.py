@@ -1,54 +1,106 @@
-"""What a released window publishes beside the log: the opened entries, if the policy says so."""
+"""What a released window publishes beside the log.
+
+entries/<window>       opened entries for auditors, if the policy says so
+public/<window>        the same for everybody, if the policy says so
+own/<window>           opened entries, each for its own meter only; for OWN_ENTRIES_KEPT_S
+parameters/<digest>    the signed city parameters that totals name, for ever
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import chain, repeat
 from pathlib import Path
 
-from gridveil.files import make_folder, sync_folder
+from gridveil.files import make_folder, sync_folder, write_durably
+from gridveil.protocol.city import EntryAudience
 from gridveil.protocol.commitment import POINT_BYTES
-from gridveil.protocol.release import split_entries
+from gridveil.protocol.layout import ID_BYTES, u32
+from gridveil.protocol.merkle import leaf_hash
+from gridveil.protocol.own_entry import OwnEntryKey
+from gridveil.protocol.release import split_entries, split_opened
+from gridveil_services.keyholder.epoch_keys import EpochKeys
+from gridveil_services.keyholder.epoch_store import SignedParameters
+from gridveil_services.keyholder.membership import Membership
 from gridveil_services.keyholder.spool import SpooledRelease
 
-ENTRIES = "entries"
 LOG = "log"
+ENTRIES = {EntryAudience.AUDITORS: "entries", EntryAudience.PUBLIC: "public"}
+OWN = "own"
+PARAMETERS = "parameters"
+
+OWN_ENTRIES_KEPT_S = 7 * 86_400
+"""After a window's start, how long its meters can fetch their own entries."""
 
 _FOLDER_MODE = 0o750
 _FILE_MODE = 0o640
 
 
 class Publication:
-    """The folder of opened entries, a file a window."""
+    """The folders beside the log, a file a window or epoch."""
 
     def __init__(self, published: Path) -> None:
-        self._folder = published / ENTRIES
-        make_folder(self._folder, mode=_FOLDER_MODE)
+        self._folders = {name: published / name for name in (*ENTRIES.values(), OWN, PARAMETERS)}
+        for folder in self._folders.values():
+            make_folder(folder, mode=_FOLDER_MODE)
 
     def write(
-        self, release: SpooledRelease, commitments: bytes, left_out: Container[int] = ()
+        self,
+        release: SpooledRelease,
+        commitments: bytes,
+        left_out: Container[int],
+        keys: EpochKeys,
+        members: Membership,
+        audience: EntryAudience,
     ) -> None:
-        """Publish the opened entries of a window; durable when this returns."""
-        path, fresh = self._paths(release.header.window_start)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
-        with os.fdopen(descriptor, "wb") as file:
-            for part in opened_entries(release, commitments, left_out):
-                file.write(part)
-            file.flush()
-            os.fsync(descriptor)
-        fresh.rename(path)
-        sync_folder(self._folder)
+        """Publish what opened; durable when this returns.
+
+        Args:
+            release: claimed and opened.
+            commitments: 32 bytes an entry of the lanes that opened, in order.
+            left_out: lanes that did not.
+            keys: of the release's epoch.
+            members: everybody who was ever enrolled.
+            audience: who may fetch the entries.
+        """
+        self._write_parameters(keys.signed)
+        name = str(release.header.window_start)
+        if audience in ENTRIES:
+            entries = opened_entries(release, commitments, left_out)
+            _write_parts(self._folders[ENTRIES[audience]] / name, entries)
+
+        def sealing_key(meter_id: bytes) -> bytes:
+            place = members.place(meter_id)
+            assert place is not None
+            return keys.shared_key(place, members.at(place))
+
+        entries = opened_entries(release, commitments, left_out)
+        own = own_entries(entries, sealing_key, release.header.window_start)
+        _write_parts(self._folders[OWN] / name, own)
 
     def discard(self, window_start: int) -> None:
         """Take back what a crash left of a window that stays without a total."""
-        for path in self._paths(window_start):
-            path.unlink(missing_ok=True)
-        sync_folder(self._folder)
+        for folder in (*ENTRIES.values(), OWN):
+            self._remove(self._folders[folder], str(window_start))
 
-    def _paths(self, window_start: int) -> tuple[Path, Path]:
-        path = self._folder / str(window_start)
-        return path, path.with_name(path.name + ".new")
+    def prune(self, now: float) -> None:
+        """Delete the meters' own entries of windows that are too long ago."""
+        folder = self._folders[OWN]
+        for path in list(folder.iterdir()):
+            if int(path.stem) + OWN_ENTRIES_KEPT_S <= now:
+                self._remove(folder, path.stem)
+
+    def _write_parameters(self, signed: SignedParameters) -> None:
+        path = self._folders[PARAMETERS] / signed.parameters.digest.hex()
+        if not path.exists():
+            write_durably(path, signed.to_message().SerializeToString(), mode=_FILE_MODE)
+
+    @staticmethod
+    def _remove(folder: Path, name: str) -> None:
+        for path in (folder / name, _unfinished(folder / name)):
+            path.unlink(missing_ok=True)
+        sync_folder(folder)
 
 
 def opened_entries(
@@ -69,3 +121,36 @@ def opened_entries(
                 parts += [entry, commitments[at : at + POINT_BYTES]]
                 at += POINT_BYTES
         yield b"".join(parts)
+
+
+def own_entries(
+    chunks: Iterable[bytes], sealing_key: Callable[[bytes], bytes], window_start: int
+) -> Iterator[bytes]:
+    """The file of own entries: all leaf hashes in order, then rows ascending by tag.
+
+    A row is the tag, the entry's index (u32), and the sealed entry: 264 bytes.
+    """
+    rows = []
+    for index, entry in enumerate(chain.from_iterable(map(split_opened, chunks))):
+        leaf = leaf_hash(entry)
+        own = OwnEntryKey.derive(sealing_key(entry[:ID_BYTES]), window_start)
+        rows.append(own.tag + u32(index) + own.seal(entry, leaf))
+        yield leaf
+    rows.sort()
+    yield from rows
+
+
+def _write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    fresh = _unfinished(path)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
+    with os.fdopen(descriptor, "wb") as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
+        os.fsync(descriptor)
+    fresh.rename(path)
+    sync_folder(path.parent)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(path.name + ".new")

@@ -19,7 +19,7 @@ from typing import Never
 import structlog
 
 from gridveil.clock import Clock
-from gridveil.protocol.city import CityPolicy, EntryAudience
+from gridveil.protocol.city import CityPolicy
 from gridveil.protocol.errors import (
     GridveilError,
     IntegrityLost,
@@ -153,6 +153,7 @@ class Releases:
     def sweep(self) -> None:
         """Forget what came in for windows that are settled, or can never be."""
         now = self._clock.now()
+        self._publication.prune(now)
         for window_start in self._spools.windows():
             try:
                 with self._work_on(window_start):
@@ -260,11 +261,12 @@ class Releases:
         version: RosterVersion,
         opening: Opening,
     ) -> None:
-        audiences = {keys.parameters.policy.entry_audience, self._policy.entry_audience}
+        audience = min(keys.parameters.policy.entry_audience, self._policy.entry_audience)
         try:
             total = _total(release, keys, version, opening)
-            if audiences == {EntryAudience.AUDITORS}:
-                self._publication.write(release, opening.commitments)
+            self._publication.write(
+                release, opening.commitments, total.left_out, keys, self._roster.members, audience
+            )
         except OSError:
             self._stop()
         signature = total.sign(self._identity)
