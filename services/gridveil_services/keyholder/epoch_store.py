@@ -1,9 +1,15 @@
-"""Where epochs lie: the signed parameters in the clear, the secrets sealed, a folder an epoch."""
+"""Where epochs lie, a folder each: the signed parameters in the clear, the secrets sealed.
+
+The secrets are sealed under a key of their epoch's own, which lies beside them sealed under the
+key-encrypting key. A copy of either file alone opens nothing, so that destroying an epoch fails
+only where copies of both were made.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +18,13 @@ from gridveil.protocol.city import CityParameters, open_city_parameters
 from gridveil.protocol.errors import GridveilError, IntegrityLost, Reason
 from gridveil.protocol.layout import ID_BYTES, KEY_BYTES, SIGNATURE_BYTES, Reader, blob
 from gridveil.protocol.v1.aggregator_pb2 import SignedCityParameters
-from gridveil_services.keyholder.at_rest import AtRest
+from gridveil_services.keyholder.at_rest import AtRest, destroy_file
 
 _PARAMETERS = "parameters"
+_KEY = "key"
+_CONDEMNED = "key.condemned"
 _SECRETS = "secrets"
+_KEY_PURPOSE = "epoch key"
 _PURPOSE = "epoch secrets"
 _RESIDUE_LIMIT = 1 << 20
 
@@ -75,13 +84,17 @@ class EpochStore:
         """Keep a new epoch; durable."""
         epoch_id = signed.parameters.epoch.epoch_id
         folder = self._path(epoch_id)
-        sealed = self._at_rest.seal(_PURPOSE, epoch_id, secrets.encode())
+        sealed_key, key = self._at_rest.with_new_key(_KEY_PURPOSE, epoch_id)
+        sealed = key.seal(_PURPOSE, epoch_id, secrets.encode())
         try:
             make_folder(folder)
+            write_durably(folder / _KEY, sealed_key)
             write_durably(folder / _SECRETS, sealed)
             write_durably(folder / _PARAMETERS, signed.signature + signed.parameters.encode())
         except OSError:
             # Each attempt makes another epoch: what a full disk leaves must not pile up.
+            with suppress(OSError):
+                self.delete(epoch_id)
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
@@ -89,11 +102,14 @@ class EpochStore:
         """An epoch; PARTIAL_CORRUPT if it is not what was kept."""
         folder = self._path(epoch_id)
         try:
-            signed, sealed = (folder / _PARAMETERS).read_bytes(), (folder / _SECRETS).read_bytes()
+            signed, sealed_key, sealed = (
+                (folder / name).read_bytes() for name in (_PARAMETERS, _KEY, _SECRETS)
+            )
         except OSError:
             raise _damaged() from None
         signature, encoded = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
-        secrets = self._at_rest.open(_PURPOSE, epoch_id, sealed)
+        key = self._at_rest.with_key(_KEY_PURPOSE, epoch_id, sealed_key)
+        secrets = key.open(_PURPOSE, epoch_id, sealed)
         try:
             parameters = open_city_parameters(encoded, signature, self._identity_key, self._city_id)
             return SignedParameters(parameters, signature), Secrets.decode(secrets)
@@ -102,12 +118,24 @@ class EpochStore:
 
     def is_destroyed(self, epoch_id: bytes) -> bool:
         """Whether the destruction of an epoch that lies there had begun."""
-        return not (self._path(epoch_id) / _SECRETS).exists()
+        folder = self._path(epoch_id)
+        return not ((folder / _KEY).exists() and (folder / _SECRETS).exists())
 
     def delete(self, epoch_id: bytes) -> None:
-        """Destroy an epoch, its secrets first."""
+        """Destroy an epoch: from its first step on nothing opens, and any later call ends it.
+
+        The key is renamed first, durably: a name says that destruction has begun, which half
+        overwritten bytes do not. Then both files are overwritten and removed, and the rest goes.
+        """
         folder = self._path(epoch_id)
-        (folder / _SECRETS).unlink(missing_ok=True)
+        if not folder.exists():
+            return
+        with suppress(FileNotFoundError):
+            (folder / _KEY).rename(folder / _CONDEMNED)
+        sync_folder(folder)
+        for path in sorted(folder.iterdir()):  # with what a cut short write_durably left
+            if not path.name.startswith(_PARAMETERS):
+                destroy_file(path)
         sync_folder(folder)
         shutil.rmtree(folder)
         sync_folder(self._folder)
