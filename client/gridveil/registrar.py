@@ -19,7 +19,7 @@ import grpc
 from gridveil.profile import Profile
 from gridveil.protocol.city import CityParameters, open_city_parameters
 from gridveil.protocol.errors import MalformedInput, NotAuthentic, Reason
-from gridveil.protocol.layout import ID_BYTES
+from gridveil.protocol.layout import ID_BYTES, fixed
 from gridveil.protocol.roster import (
     Member,
     RosterVersion,
@@ -39,6 +39,25 @@ T = TypeVar("T")
 
 def _ignore(_count: int) -> None:
     pass
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """What speaks against one meter: a hint, and never a verdict.
+
+    A meter that is honest shares its lanes with others, and whoever adds the ciphertexts can make
+    any lane fail. All counts are since the meter came under suspicion.
+    """
+
+    meter_id: bytes
+    windows: int
+    """In which its lane was decrypted, or its seal did not open."""
+    failed: int
+    """In which its lane was decrypted and did not open."""
+    proven: int
+    """In which it signed a seal that does not open: that was the meter, or who holds its keys."""
+    score: float
+    """Bits of evidence that it makes its lanes fail, 0 to 64."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +162,24 @@ class Registrar:
                     members.pop(meter_id, None)
                 members.update((m.meter_id, m) for m in parse_members(chunk.added))
         return _checked(head, tuple(sorted(members.values())))
+
+    def suspects(self, limit: int = 20) -> list[Suspect]:
+        """Enrolled meters that may make lanes fail: proven ones first, then by score.
+
+        The key-holder's word, signed by nobody; a hint and never a verdict.
+
+        Args:
+            limit: how many at the most, 1 to 1,000.
+        """
+        request = keyholder_pb2.ListSuspectsRequest(limit=limit)
+        try:
+            answer = self._roster.ListSuspects(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+        return [
+            Suspect(fixed(s.meter_id, ID_BYTES, "meter_id"), s.windows, s.failed, s.proven, s.score)
+            for s in answer.suspects
+        ]
 
     def parameters(self, window_start: int = 0) -> CityParameters:
         """The verified city parameters of a window's epoch; 0 asks for the current window."""

@@ -28,6 +28,7 @@ from gridveil.protocol.v1.keyholder_pb2 import (
     EnrolMetersRequest,
     GetReleaseProgressRequest,
     GetRosterRequest,
+    ListSuspectsRequest,
     SignedRosterVersion,
     WithdrawMetersRequest,
 )
@@ -168,6 +169,7 @@ ALLOWED = {
     "EnrolMeters": {Role.REGISTRAR},
     "WithdrawMeters": {Role.REGISTRAR},
     "GetRoster": {Role.AGGREGATOR, Role.REGISTRAR},
+    "ListSuspects": {Role.REGISTRAR},
 }
 
 
@@ -186,6 +188,7 @@ def test_each_role_may_call_what_it_must_and_nothing_else(running: Running, role
         "EnrolMeters": lambda: roster.EnrolMeters(EnrolMetersRequest(), timeout=10),
         "WithdrawMeters": lambda: roster.WithdrawMeters(WithdrawMetersRequest(), timeout=10),
         "GetRoster": lambda: list(roster.GetRoster(GetRosterRequest(), timeout=10)),
+        "ListSuspects": lambda: roster.ListSuspects(ListSuspectsRequest(limit=1), timeout=10),
     }
     assert calls.keys() == ALLOWED.keys()
     for name, call in calls.items():
@@ -379,3 +382,27 @@ def test_a_large_roster_comes_in_chunks_below_1_mib(running: Running) -> None:
     running.clock.move_to(WINDOW)
     head, (added, _, chunks) = roster_of(running, 0, WINDOW)
     assert (added, head.count, chunks) == (members, 12_501, 2)
+
+
+def test_suspects_are_told_the_likeliest_first_until_they_are_withdrawn(running: Running) -> None:
+    running.enrol(METERS)
+    ids = [meter.meter_id for meter in METERS]
+    running.keyholder.suspicions.record(WINDOW, [ids[:40]], [ids[50]], [ids[60:]])
+    running.keyholder.suspicions.record(WINDOW + 900, [ids[:1]], [], [ids[1:]])
+    roster = running.roster()
+
+    def listed(limit: int) -> list[bytes]:
+        answer = roster.ListSuspects(ListSuspectsRequest(limit=limit), timeout=10)
+        return [suspect.meter_id for suspect in answer.suspects]
+
+    assert listed(1000)[:2] == [ids[50], ids[0]]
+    assert listed(1) == [ids[50]]
+    roster.WithdrawMeters(WithdrawMetersRequest(meter_ids=[ids[50]]), timeout=10)
+    assert listed(1) == [ids[0]]
+
+
+@pytest.mark.parametrize("limit", [0, 1001, 2**32 - 1])
+def test_a_list_of_suspects_is_bounded(running: Running, limit: int) -> None:
+    roster = running.roster()
+    error = refused(lambda: roster.ListSuspects(ListSuspectsRequest(limit=limit), timeout=10))
+    assert (error.reason, error.metadata["field"]) == (Reason.FIELD_FORMAT, "limit")

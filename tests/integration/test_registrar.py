@@ -15,6 +15,7 @@ from gridveil.cli.app import app
 from gridveil.meter_identity import MeterKeys, read_fleet
 from gridveil.protocol.errors import Conflict, NotAuthentic, NotFound, Reason
 from gridveil.registrar import Registrar, Roster
+from gridveil_services.keyholder.suspicion import Suspicions
 from tests.support.city import TestCity
 
 LATER = 10 * 900
@@ -246,3 +247,39 @@ def test_an_id_is_never_given_twice(city: TestCity) -> None:
         with pytest.raises(Conflict) as raised:
             registrar.enrol([twin.enrolment_request(city_id)])
     assert raised.value.reason is Reason.METER_EXISTS
+
+
+def test_suspects_are_shown_as_a_hint(tmp_path: Path) -> None:
+    with TestCity.create(tmp_path, meters=120) as city:
+        city.start("keyholder")
+        city.enrol()
+        assert "No meter is under suspicion." in meters(city, "suspects").stdout
+        city.stop("keyholder")
+        ids = [meter.meter_id for meter in city.meters]
+        held = Suspicions(city.paths.role("keyholder") / "state" / "suspicions.db")
+        held.record(city.window(), [ids[:30]], [ids[40]], [ids[50:]])
+        held.record(city.window(1), [ids[:1]], [], [ids[1:]])
+        held.close()
+        city.start("keyholder")
+
+        shown = meters(city, "suspects", "--limit", "2")
+        told = json.loads(meters(city, "suspects", "--limit", "2", "--json").stdout)
+
+        assert shown.exit_code == 0, shown.output
+        assert "a hint and never a verdict" in shown.stdout
+        lines = [line.split() for line in shown.stdout.splitlines()]
+        assert [line[0] for line in lines[1:3]] == [ids[40].hex(), ids[0].hex()]
+        assert "a hint and never a verdict" in told["hint"]
+        proven, likely = told["suspects"]
+        assert (proven["meter_id"], proven["proven"]) == (ids[40].hex(), 1)
+        assert (likely["meter_id"], likely["windows"], likely["failed"]) == (ids[0].hex(), 2, 2)
+        assert likely["score"] > 1
+
+
+def test_only_a_registrar_is_told_suspects(city: TestCity, tmp_path: Path) -> None:
+    profile = tmp_path / "profile.toml"
+    text = city.paths.profile("registrar").read_text()
+    profile.write_text(text.replace('"tls/', f'"{city.paths.tls("operator")}/'))
+    ended = CliRunner().invoke(app, ["meters", "suspects", "--profile", str(profile)])
+    assert ended.exit_code == 4
+    assert ended.stderr.startswith("ROLE_NOT_ALLOWED: ")

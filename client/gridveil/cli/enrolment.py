@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,17 +20,22 @@ from gridveil.meter_identity import MeterKeys, append_fleet, read_fleet
 from gridveil.protocol.errors import GridveilError, MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES
 from gridveil.protocol.roster import RosterVersion, open_enrolment
-from gridveil.registrar import MOST_A_CALL, Registrar
+from gridveil.registrar import MOST_A_CALL, Registrar, Suspect
 
 app = typer.Typer(
     cls=ExtensibleGroup,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Enrol, withdraw and simulate meters.",
+    help="Enrol, withdraw, suspect and simulate meters.",
     epilog=EXIT_CODES,
 )
 
 Progress = Callable[[int], None]
+
+_HINT = (
+    "This is a hint and never a verdict: honest meters share lanes with others, and a lying"
+    " aggregator can frame anyone. Only a proven meter has signed its fault."
+)
 
 
 @app.command()
@@ -91,6 +96,49 @@ def withdraw(
     with Registrar.open(load_profile(profile)) as registrar:
         version = registrar.withdraw(ids)
     _show_version("withdrawn", len(ids), version, json)
+
+
+@app.command()
+def suspects(
+    profile: ProfileOption,
+    limit: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many at the most, the likeliest first.")
+    ] = 20,
+    json: JsonOption = False,
+) -> None:
+    """List meters that may make lanes fail: a hint, and never a verdict.
+
+    A lane that does not open holds a misbehaving meter, if the aggregator is honest; each window
+    deals the meters to the lanes anew. The score is the evidence in bits: 10 speak 1,000 to 1. An
+    aggregator that lies can frame any meter. Only a seal that does not open is proof ("proven"):
+    the meter, or who has its keys, signed it.
+
+    Example: gridveil meters suspects --limit 5 --profile springfield/registrar
+    """
+    with Registrar.open(load_profile(profile)) as registrar:
+        found = registrar.suspects(limit)
+    if json:
+        print_json({"hint": _HINT, "suspects": [suspect_json(suspect) for suspect in found]})
+    else:
+        _show_suspects(found)
+
+
+def suspect_json(suspect: Suspect) -> dict[str, Any]:
+    """How every JSON answer shows a suspect."""
+    return vars(suspect) | {"meter_id": suspect.meter_id.hex()}
+
+
+def _show_suspects(found: Sequence[Suspect]) -> None:
+    if not found:
+        typer.echo("No meter is under suspicion.")
+        return
+    typer.echo("meter                             windows  lanes failed  proven  score (bits)")
+    for one in found:
+        typer.echo(
+            f"{one.meter_id.hex()}  {one.windows:>7,}  {one.failed:>12,}  {one.proven:>6,}"
+            f"  {one.score:>12.1f}"
+        )
+    typer.echo(f"\n{_HINT}")
 
 
 def _enrol_fleet(

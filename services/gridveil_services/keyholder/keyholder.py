@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 from gridveil.clock import Clock
 from gridveil.files import make_folder
+from gridveil.protocol.errors import IntegrityLost, Reason
 from gridveil_services.keyholder import identity
 from gridveil_services.keyholder.at_rest import AtRest
 from gridveil_services.keyholder.config import KeyHolderConfig
@@ -16,6 +17,7 @@ from gridveil_services.keyholder.publication import LOG, Publication
 from gridveil_services.keyholder.release import Releases
 from gridveil_services.keyholder.roster_store import RosterStore
 from gridveil_services.keyholder.spool import SpoolFolder
+from gridveil_services.keyholder.suspicion import Suspicions
 from gridveil_services.keyholder.upkeep import Upkeep
 
 
@@ -38,8 +40,12 @@ class KeyHolder:
         with ExitStack() as opened:
             self.ledger = Ledger(config.published / LOG, clock)
             opened.callback(self.ledger.close)
-            self.roster = RosterStore(state / "roster.db", policy.city_id, policy.rules, key, clock)
+            self.roster = RosterStore(
+                state / "roster.db", policy.city_id, policy.rules, key, clock, self._log_roster
+            )
             opened.callback(self.roster.close)
+            self.suspicions = Suspicions(state / "suspicions.db", self.roster.members.is_enrolled)
+            opened.callback(self.suspicions.close)
             store = EpochStore(state / "epochs", at_rest, bytes(key.verify_key), config.city_id)
             self.ring = EpochRing(store, self.ledger, key, policy, config.epoch_length)
             self.releases = Releases(
@@ -57,7 +63,11 @@ class KeyHolder:
                 policy.rules, self.ledger, self.ring, self.roster, self.releases, clock
             )
             opened.callback(self.upkeep.stop)
-            self.ring.load(self.roster.first_in_force)
+            self.ring.load()
+            self.ring.retire_spent(clock.now())
+            self.ledger.policy_stated(policy)
+            self._check_roster()
+            self._log_roster()
             self.releases.settle_pending()
             self.upkeep.tick()
             self._opened = opened.pop_all()
@@ -65,3 +75,12 @@ class KeyHolder:
     def close(self) -> None:
         """Let the files go."""
         self._opened.close()
+
+    def _check_roster(self) -> None:
+        if self.roster.version(self.ledger.roster_version) is None and self.ledger.roster_version:
+            raise IntegrityLost(Reason.PARTIAL_CORRUPT, "the roster is older than the release log")
+
+    def _log_roster(self) -> None:
+        """Log the roster versions that the log lacks."""
+        for version, enrolled, withdrawn in self.roster.since(self.ledger.roster_version):
+            self.ledger.roster_changed(version, enrolled, withdrawn)

@@ -57,6 +57,11 @@ class Membership:
         """Whether some version took the meter out."""
         return self._withdrawn[place] != NEVER
 
+    def is_enrolled(self, meter_id: bytes) -> bool:
+        """Whether a meter was enrolled and no version took it out."""
+        place = self._places.get(meter_id)
+        return place is not None and not self.is_withdrawn(place)
+
     def at(self, place: int) -> Member:
         """The meter at a place."""
         keys = self._keys[2 * KEY_BYTES * place : 2 * KEY_BYTES * (place + 1)]

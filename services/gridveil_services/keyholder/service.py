@@ -14,11 +14,14 @@ from gridveil.protocol.v1.keyholder_pb2 import (
     EnrolMetersRequest,
     GetReleaseProgressRequest,
     GetRosterRequest,
+    ListSuspectsRequest,
+    ListSuspectsResponse,
     ReleaseMessage,
     ReleaseProgress,
     ReleaseReceipt,
     RosterChunk,
     SignedRosterVersion,
+    Suspect,
     WithdrawMetersRequest,
 )
 from gridveil_services.keyholder.intake import required_digest
@@ -27,6 +30,8 @@ from gridveil_services.rpc import Binding, Call, Role
 
 MOST_METERS = 4096
 """In one enrolment or withdrawal."""
+MOST_SUSPECTS = 1000
+"""In one answer."""
 ADDED_A_CHUNK = 12_500
 """Roster entries of 80 bytes, so that a chunk stays below 1 MiB."""
 REMOVED_A_CHUNK = 62_500
@@ -78,6 +83,7 @@ class RosterService:
         self._city_id = keyholder.policy.city_id
         self._rules = keyholder.policy.rules
         self._roster = keyholder.roster
+        self._suspicions = keyholder.suspicions
 
     def enrol_meters(self, request: EnrolMetersRequest, call: Call) -> SignedRosterVersion:
         """All of them or none."""
@@ -89,9 +95,10 @@ class RosterService:
     def withdraw_meters(self, request: WithdrawMetersRequest, call: Call) -> SignedRosterVersion:
         """All of them or none."""
         _check_batch(request.meter_ids, "meter_ids")
-        return self._signed(
-            self._roster.withdraw([fixed(m, ID_BYTES, "meter_ids") for m in request.meter_ids])
-        )
+        meter_ids = [fixed(m, ID_BYTES, "meter_ids") for m in request.meter_ids]
+        version = self._roster.withdraw(meter_ids)
+        self._suspicions.forget(meter_ids)
+        return self._signed(version)
 
     def get_roster(self, request: GetRosterRequest, call: Call) -> Iterator[RosterChunk]:
         """The signed head, then what changes, in chunks."""
@@ -112,6 +119,15 @@ class RosterService:
             head = None
         if head is not None:
             yield RosterChunk(head=head)
+
+    def list_suspects(self, request: ListSuspectsRequest, call: Call) -> ListSuspectsResponse:
+        """The likeliest first."""
+        if not 1 <= request.limit <= MOST_SUSPECTS:
+            raise MalformedInput(
+                Reason.FIELD_FORMAT, f"limit is 1 to {MOST_SUSPECTS}", field="limit"
+            )
+        ranking = self._suspicions.ranking(request.limit)
+        return ListSuspectsResponse(suspects=[Suspect(**vars(suspect)) for suspect in ranking])
 
     def _signed(self, version: RosterVersion) -> SignedRosterVersion:
         return SignedRosterVersion(
@@ -139,6 +155,7 @@ def bindings(keyholder: KeyHolder) -> list[Binding]:
                 "EnrolMeters": {Role.REGISTRAR},
                 "WithdrawMeters": {Role.REGISTRAR},
                 "GetRoster": {Role.AGGREGATOR, Role.REGISTRAR},
+                "ListSuspects": {Role.REGISTRAR},
             },
         ),
     ]

@@ -27,8 +27,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import apsw
 import structlog
@@ -73,7 +74,7 @@ _CLEAR = (
 )
 _RANKING = """
 SELECT meter_id, windows, failed, proven, score FROM suspects
-ORDER BY proven DESC, score DESC, meter_id
+ORDER BY proven DESC, score DESC, meter_id LIMIT ?
 """
 
 _log = structlog.get_logger()
@@ -112,17 +113,23 @@ def _anybody(_meter_id: bytes) -> bool:
 class Suspicions:
     """The scores of one city's meters on disk. Thread-safe."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, is_enrolled: Callable[[bytes], bool] = _anybody) -> None:
         """Open the database at ``path``, or make it.
+
+        Args:
+            is_enrolled: whether a meter is enrolled and not withdrawn; nothing is kept of others.
 
         Raises:
             IntegrityLost: PARTIAL_CORRUPT if it is damaged.
         """
+        self._is_enrolled = is_enrolled
         self._lock = threading.Lock()
         try:
             self._database = _open(path)
+            held = self._database.execute("SELECT meter_id FROM suspects").fetchall()
         except apsw.Error:
             raise _damaged() from None
+        self.forget([meter_id for (meter_id,) in held if not is_enrolled(meter_id)])
 
     def close(self) -> None:
         """Let the database go."""
@@ -153,18 +160,18 @@ class Suspicions:
         except Unavailable:
             _log.warning("suspicions cannot be written", window=window_start)
 
-    def ranking(self, limit: int, wanted: Callable[[bytes], bool] = _anybody) -> list[Suspect]:
-        """At most ``limit`` of the ``wanted`` meters: proven ones first, then by score.
+    def ranking(self, limit: int) -> list[Suspect]:
+        """At most ``limit`` suspects: proven meters first, then by score.
 
         Raises:
             Unavailable: STORE_UNAVAILABLE
         """
         with self._lock:
             try:
-                rows = (Suspect(*row) for row in self._database.execute(_RANKING))
-                return list(islice((row for row in rows if wanted(row.meter_id)), limit))
+                rows: list[Any] = self._database.execute(_RANKING, (limit,)).fetchall()
             except apsw.Error:
                 raise _unavailable() from None
+        return [Suspect(*row) for row in rows]
 
     def forget(self, meter_ids: Sequence[bytes]) -> None:
         """Keep nothing of meters that were withdrawn.
@@ -195,10 +202,11 @@ class Suspicions:
         if failing:
             bits = failed_bits(failing, sum(map(len, passed)))
             self._database.executemany(
-                _FAILED, ((m, bits, MOST_BITS) for m in chain.from_iterable(failed))
+                _FAILED,
+                ((m, bits, MOST_BITS) for m in chain.from_iterable(failed) if self._is_enrolled(m)),
             )
         self._database.executemany(_OPENED, ((m, OPENED_BITS) for m in chain.from_iterable(passed)))
-        self._database.executemany(_PROVEN, ((m,) for m in proven))
+        self._database.executemany(_PROVEN, ((m,) for m in proven if self._is_enrolled(m)))
         for statement in _CLEAR:
             self._database.execute(statement)
 

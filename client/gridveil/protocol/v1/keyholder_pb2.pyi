@@ -120,3 +120,29 @@ class RosterChunk(_message.Message):
     added: bytes
     removed: bytes
     def __init__(self, head: _Optional[_Union[SignedRosterVersion, _Mapping]] = ..., added: _Optional[bytes] = ..., removed: _Optional[bytes] = ...) -> None: ...
+
+class ListSuspectsRequest(_message.Message):
+    __slots__ = ("limit",)
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    limit: int
+    def __init__(self, limit: _Optional[int] = ...) -> None: ...
+
+class ListSuspectsResponse(_message.Message):
+    __slots__ = ("suspects",)
+    SUSPECTS_FIELD_NUMBER: _ClassVar[int]
+    suspects: _containers.RepeatedCompositeFieldContainer[Suspect]
+    def __init__(self, suspects: _Optional[_Iterable[_Union[Suspect, _Mapping]]] = ...) -> None: ...
+
+class Suspect(_message.Message):
+    __slots__ = ("meter_id", "windows", "failed", "proven", "score")
+    METER_ID_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    PROVEN_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    meter_id: bytes
+    windows: int
+    failed: int
+    proven: int
+    score: float
+    def __init__(self, meter_id: _Optional[bytes] = ..., windows: _Optional[int] = ..., failed: _Optional[int] = ..., proven: _Optional[int] = ..., score: _Optional[float] = ...) -> None: ...

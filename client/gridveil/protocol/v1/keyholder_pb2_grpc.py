@@ -212,6 +212,11 @@ class RosterStub:
                 request_serializer=gridveil_dot_v1_dot_keyholder__pb2.GetRosterRequest.SerializeToString,
                 response_deserializer=gridveil_dot_v1_dot_keyholder__pb2.RosterChunk.FromString,
                 _registered_method=True)
+        self.ListSuspects = channel.unary_unary(
+                '/gridveil.v1.Roster/ListSuspects',
+                request_serializer=gridveil_dot_v1_dot_keyholder__pb2.ListSuspectsRequest.SerializeToString,
+                response_deserializer=gridveil_dot_v1_dot_keyholder__pb2.ListSuspectsResponse.FromString,
+                _registered_method=True)
 
 
 class RosterServicer:
@@ -239,6 +244,14 @@ class RosterServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSuspects(self, request, context):
+        """Which meters may make lanes fail, the likeliest first. A hint and never a verdict: whoever adds
+        the ciphertexts can frame any meter. Roles: registrar.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RosterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -256,6 +269,11 @@ def add_RosterServicer_to_server(servicer, server):
                     servicer.GetRoster,
                     request_deserializer=gridveil_dot_v1_dot_keyholder__pb2.GetRosterRequest.FromString,
                     response_serializer=gridveil_dot_v1_dot_keyholder__pb2.RosterChunk.SerializeToString,
+            ),
+            'ListSuspects': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSuspects,
+                    request_deserializer=gridveil_dot_v1_dot_keyholder__pb2.ListSuspectsRequest.FromString,
+                    response_serializer=gridveil_dot_v1_dot_keyholder__pb2.ListSuspectsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -339,6 +357,33 @@ class Roster:
             '/gridveil.v1.Roster/GetRoster',
             gridveil_dot_v1_dot_keyholder__pb2.GetRosterRequest.SerializeToString,
             gridveil_dot_v1_dot_keyholder__pb2.RosterChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSuspects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gridveil.v1.Roster/ListSuspects',
+            gridveil_dot_v1_dot_keyholder__pb2.ListSuspectsRequest.SerializeToString,
+            gridveil_dot_v1_dot_keyholder__pb2.ListSuspectsResponse.FromString,
             options,
             channel_credentials,
             insecure,

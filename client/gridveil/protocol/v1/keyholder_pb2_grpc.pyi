@@ -95,6 +95,10 @@ class RosterStub:
     """The change from one version to the one in force for a window, in chunks. Roles: aggregator,
     registrar.
     """
+    ListSuspects: _grpc.UnaryUnaryMultiCallable[_keyholder_pb2.ListSuspectsRequest, _keyholder_pb2.ListSuspectsResponse]
+    """Which meters may make lanes fail, the likeliest first. A hint and never a verdict: whoever adds
+    the ciphertexts can frame any meter. Roles: registrar.
+    """
 
 @_typing.type_check_only
 class RosterAsyncStub(RosterStub):
@@ -106,6 +110,10 @@ class RosterAsyncStub(RosterStub):
     GetRoster: _aio.UnaryStreamMultiCallable[_keyholder_pb2.GetRosterRequest, _keyholder_pb2.RosterChunk]  # type: ignore[assignment]
     """The change from one version to the one in force for a window, in chunks. Roles: aggregator,
     registrar.
+    """
+    ListSuspects: _aio.UnaryUnaryMultiCallable[_keyholder_pb2.ListSuspectsRequest, _keyholder_pb2.ListSuspectsResponse]  # type: ignore[assignment]
+    """Which meters may make lanes fail, the likeliest first. A hint and never a verdict: whoever adds
+    the ciphertexts can frame any meter. Roles: registrar.
     """
 
 class RosterServicer(metaclass=_abc_1.ABCMeta):
@@ -133,6 +141,16 @@ class RosterServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_keyholder_pb2.RosterChunk], _abc.AsyncIterator[_keyholder_pb2.RosterChunk]]:
         """The change from one version to the one in force for a window, in chunks. Roles: aggregator,
         registrar.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSuspects(
+        self,
+        request: _keyholder_pb2.ListSuspectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyholder_pb2.ListSuspectsResponse, _abc.Awaitable[_keyholder_pb2.ListSuspectsResponse]]:
+        """Which meters may make lanes fail, the likeliest first. A hint and never a verdict: whoever adds
+        the ciphertexts can frame any meter. Roles: registrar.
         """
 
 def add_RosterServicer_to_server(servicer: RosterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
