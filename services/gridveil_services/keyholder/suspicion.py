@@ -126,7 +126,7 @@ class Suspicions:
         self._lock = threading.Lock()
         try:
             self._database = _open(path)
-            held = self._database.execute("SELECT meter_id FROM suspects").fetchall()
+            held: list[Any] = self._database.execute("SELECT meter_id FROM suspects").fetchall()
         except apsw.Error:
             raise _damaged() from None
         self.forget([meter_id for (meter_id,) in held if not is_enrolled(meter_id)])
