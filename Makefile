@@ -21,13 +21,15 @@ SYNCED := $(VENV)/.synced
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+CRASHES ?= 1000
+MUTATIONS ?= 100000
 
 # The environment is always this one, whatever the caller has activated.
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
-.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench clean
+.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench mutants mutants-list crashes mutations clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -64,8 +66,22 @@ vectors: $(SYNCED) ## Regenerate the test vectors
 vectors-check: $(SYNCED) ## Compare the committed test vectors with the code
 	$(BIN)/python tests/vectors/generate.py --check
 
+mutants: $(SYNCED) ## Break the build on purpose, many times, and show that tests notice
+	$(BIN)/python -m pytest -v --no-header tests/adversary/test_mutants.py
+
+mutants-list: $(SYNCED) ## The broken builds, a line each
+	@$(BIN)/python -m tests.adversary
+
 bench: $(SYNCED) ## Measure this machine (BENCH_ARGS="meter ingest release")
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+crashes: $(SYNCED) ## Kill the key-holder CRASHES times in the midst of releases
+	GRIDVEIL_CRASHES=$(CRASHES) $(BIN)/python -m pytest -q --timeout 7200 \
+	  tests/integration/test_failpoints_release.py $(PYTEST_ARGS)
+
+mutations: $(SYNCED) ## Send every service MUTATIONS spoilt calls
+	GRIDVEIL_MUTATIONS=$(MUTATIONS) $(BIN)/python -m pytest -q --timeout 14400 \
+	  tests/integration/test_mutations.py $(PYTEST_ARGS)
 
 clean: ## Remove the environments and all caches
 	rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
