@@ -1,0 +1,282 @@
+"""A key-holder that dies anywhere in a release, again and again, gives one answer and no other.
+
+`make crashes` dies 1,000 times; otherwise it is CRASHES. GRIDVEIL_SEED repeats a run.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from gridveil.profile import Tls
+from gridveil.protocol.errors import GridveilError, Reason
+from gridveil.protocol.release import ENTRY_BYTES
+from gridveil.protocol.report import Report, sign_report
+from gridveil.protocol.v1.log_pb2 import LogRecord
+from gridveil_services.aggregator.upstream import KeyHolderClient
+from gridveil_services.releaselog.reader import LogReader
+from gridveil_services.rpc import Role
+from tests.support.failpoints import LOSSES, POINTS, Killers, Order, decryptions
+from tests.support.keyholders import PreparedCity, prepare_city
+from tests.support.reports import BuiltRelease, build_release
+from tests.support.rpc import Certificates
+
+CRASHES = int(os.environ.get("GRIDVEIL_CRASHES", "60"))
+IN_A_ROW = 3
+"""Crashes of one release, at the most, before it is let through."""
+CHUNK = 50 * ENTRY_BYTES
+"""So that the entries come in three messages."""
+TURNED_AWAY = {Reason.KEYHOLDER_UNAVAILABLE, Reason.UNREACHABLE}
+"""What an aggregator that asks again may be told meanwhile."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a window ended with: bytes that must never differ."""
+
+    kind: str
+    signed: bytes
+    """The signed total, or the record of the refusal without its time."""
+    entries: bytes
+    """What was published beside it."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A release, and all that its key-holder needs."""
+
+    name: str
+    city: PreparedCity
+    release: BuiltRelease
+    tls: Tls
+    """The aggregator's."""
+
+    def order(self, folder: Path) -> Order:
+        city, digest = self.city, self.release.digest
+        return Order(str(folder), float(city.closes), city.window, digest.hex())
+
+    def outcomes(self, folder: Path) -> list[Outcome]:
+        """What the log in a folder says the window ended with."""
+        found = []
+        for record in LogReader(folder / "published" / "log").poll():
+            kind = record.WhichOneof("event")
+            if kind not in ("released", "refused"):
+                continue
+            assert getattr(record, kind).window_start == self.city.window
+            found.append(Outcome(str(kind), self._stated(record), self._published(folder)))
+        return found
+
+    def intents(self, folder: Path) -> list[bytes]:
+        """Releases that the window was claimed for."""
+        records = LogReader(folder / "published" / "log").poll()
+        return [r.intent.release_digest for r in records if r.HasField("intent")]
+
+    def _stated(self, record: LogRecord) -> bytes:
+        timeless = LogRecord()
+        timeless.CopyFrom(record)
+        timeless.ClearField("recorded_at_ms")
+        return timeless.SerializeToString(deterministic=True)
+
+    def _published(self, folder: Path) -> bytes:
+        path = folder / "published" / "entries" / str(self.city.window)
+        return path.read_bytes() if path.exists() else b""
+
+
+@pytest.fixture(scope="module")
+def seed() -> int:
+    chosen = int(os.environ.get("GRIDVEIL_SEED", random.SystemRandom().randrange(2**32)))
+    print(f"GRIDVEIL_SEED={chosen}")
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Scene]:
+    """A release that opens, and one of which a lane does not."""
+    folder = tmp_path_factory.mktemp("scenes")
+    certificates = Certificates(folder / "certificates")
+    server, client = certificates.tls(Role.KEYHOLDER), certificates.tls(Role.AGGREGATOR)
+    made = prepare_city(folder / "city")
+    config = replace(made.config, tls=server, listen="127.0.0.1:0")
+    city = replace(made, config=config)
+    return [
+        Scene("released", city, city.release, client),
+        Scene("refused", city, with_a_seal_that_does_not_open(city), client),
+    ]
+
+
+def with_a_seal_that_does_not_open(city: PreparedCity) -> BuiltRelease:
+    def spoilt(report: Report) -> Report:
+        claim = report.claim._replace(sealed_commitment=bytes(48))
+        return sign_report(claim, report.ciphertext, city.meters[7].signing_key)
+
+    return build_release(
+        city.parameters, city.roster_version, city.reports_with(spoilt(city.reports[7]))
+    )
+
+
+@pytest.fixture(scope="module")
+def killers(scenes: Sequence[Scene], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killers]:
+    with Killers(scenes[0].city.config, tmp_path_factory.mktemp("killers")) as running:
+        yield running
+
+
+def ask(scene: Scene, address: str) -> bool:
+    """Hand the release over as an aggregator does; whether the window is settled by it now."""
+    city = scene.city
+    client = KeyHolderClient(address, city.config.city_id, city.identity_key, scene.tls)
+    try:
+        held = client.progress(city.window, scene.release.digest)
+        messages = (
+            iter([scene.release.header_message()])
+            if held is None
+            else scene.release.messages(held, CHUNK)
+        )
+        assert client.release(messages) == scene.release.digest
+    except GridveilError as error:
+        if error.reason in TURNED_AWAY:
+            return False
+        if (error.reason, scene.name) != (Reason.REFUSED, "refused"):
+            raise
+    finally:
+        client.close()
+    return True
+
+
+class Trial:
+    """One release through the deaths of its key-holder."""
+
+    def __init__(self, scene: Scene, killers: Killers, folder: Path) -> None:
+        self.scene = scene
+        self.killers = killers
+        self.folder = folder
+        self.told = False
+        """Somebody has heard that the window is settled."""
+        self.seen: set[Outcome] = set()
+        self.counts: dict[str, int] = {}
+        scene.city.copy(folder)
+
+    def live(self, point: str = "", nth: int = 0, loss: str = "kill", seed: int = 0) -> bool:
+        """One life of the key-holder; whether it was killed."""
+        order = replace(self.scene.order(self.folder), point=point, nth=nth, loss=loss, seed=seed)
+        address = self.killers.start(order)
+        settled = address is not None and ask(self.scene, address)
+        killed, self.counts = self.killers.end()
+        self.told = self.told or settled
+        self.check()
+        return killed
+
+    def check(self) -> None:
+        """What has been said stands, and nothing was said twice."""
+        intents = self.scene.intents(self.folder)
+        assert intents in ([], [self.scene.release.digest])
+        outcomes = self.scene.outcomes(self.folder)
+        assert len(outcomes) <= 1
+        assert len(outcomes) == 1 or not self.told, "an answer was given and is not in the log"
+        self.seen |= set(outcomes)
+        assert len(self.seen) <= 1, "two answers for one window"
+
+    def finish(self) -> Outcome:
+        """A last life without faults, and one more: the answer stays."""
+        for _ in range(2):
+            assert not self.live()
+            assert self.told
+        assert all(decryptions(self.folder)), "decrypted before the claim was durable"
+        (outcome,) = self.seen
+        spool = self.folder / "state" / "spool"
+        assert list(spool.iterdir()) == []
+        return outcome
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    scenes: Sequence[Scene], killers: Killers, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Outcome, dict[str, int]]]:
+    """How each scene ends without faults, and how often each point comes in it."""
+    found = {}
+    for scene in scenes:
+        trial = Trial(scene, killers, tmp_path_factory.mktemp("undisturbed") / "city")
+        trial.live()
+        counts = trial.counts
+        outcome = trial.finish()
+        assert outcome.kind == scene.name
+        found[scene.name] = outcome, counts
+    return found
+
+
+def test_the_key_holder_passes_every_failpoint(
+    undisturbed: dict[str, tuple[Outcome, dict[str, int]]],
+) -> None:
+    """So that none of them is one that nothing ever reaches."""
+    passed = Counter[str]()
+    for _, counts in undisturbed.values():
+        passed.update(counts)
+    assert len(POINTS) >= 13
+    assert set(POINTS) <= set(passed)
+
+
+def plan(
+    undisturbed: dict[str, tuple[Outcome, dict[str, int]]], chance: random.Random
+) -> Iterator[tuple[str, str, int, str]]:
+    """Scene, point, which time, and what is lost: each point first, then every place, for ever."""
+    places = [
+        (name, point, nth, loss)
+        for name, (_, counts) in undisturbed.items()
+        for point in POINTS
+        for nth in range(1, counts.get(point, 0) + 1)
+        for loss in LOSSES
+    ]
+    for point in POINTS:
+        yield chance.choice([place for place in places if place[1] == point])
+    while True:
+        yield from chance.sample(places, len(places))
+
+
+def test_crashes_anywhere_in_a_release_leave_one_answer_to_the_byte(
+    scenes: Sequence[Scene],
+    killers: Killers,
+    undisturbed: dict[str, tuple[Outcome, dict[str, int]]],
+    tmp_path: Path,
+    seed: int,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    chance = random.Random(seed)
+    by_name = {scene.name: scene for scene in scenes}
+    crashes = Counter[str]()
+    for number, place in enumerate(plan(undisturbed, chance)):
+        if crashes.total() >= CRASHES:
+            break
+        name, first = place[0], place[1:]
+        outcome, counts = undisturbed[name]
+        trial = Trial(by_name[name], killers, tmp_path / str(number))
+        deaths = [first, *later(counts, chance)]
+        print(number, name, deaths)
+        for point, nth, loss in deaths:
+            if not trial.live(point, nth, loss, chance.randrange(2**32)):
+                break
+            crashes[point] += 1
+        assert trial.finish() == outcome, f"{name} after {deaths}, GRIDVEIL_SEED={seed}"
+        report(capfd, crashes)
+    assert crashes.total() >= CRASHES
+    assert len(crashes) >= min(CRASHES, len(POINTS))
+
+
+def later(counts: dict[str, int], chance: random.Random) -> list[tuple[str, int, str]]:
+    """Further deaths, if they come to that: at random in the lives that follow."""
+    points = [point for point in POINTS if counts.get(point)]
+    found = []
+    for _ in range(chance.randrange(IN_A_ROW)):
+        point = chance.choice(points)
+        found.append((point, chance.randint(1, counts[point]), chance.choice(LOSSES)))
+    return found
+
+
+def report(capfd: pytest.CaptureFixture[str], crashes: Counter[str]) -> None:
+    if CRASHES > 60:
+        with capfd.disabled():
+            print(f"\r{crashes.total()} of {CRASHES} crashes", end="", flush=True)
