@@ -16,6 +16,9 @@ from gridveil.protocol.parameter_sets import ParameterSet
 EXPIRY_S = 24 * 3600
 """A window not settled this long after its end is expired: logged, final."""
 
+ROTATION_LEAD_S = 30
+"""Which epoch a window belongs to is fixed so long before its reports are taken, at the latest."""
+
 LANE_TARGET = 100
 MOST_SMALL_LANES = 16
 SCATTER_SIGMAS = 8
@@ -45,6 +48,11 @@ class WindowRules:
     def opens(self, window_start: int) -> int:
         """From when reports are taken."""
         return self.end(window_start) - self.early_leeway
+
+    def fixed(self, window_start: int) -> int:
+        """From when the window keeps its epoch, even if that epoch's keys are destroyed."""
+        lead = min(ROTATION_LEAD_S, (self.length - self.early_leeway) // 2)
+        return self.opens(window_start) - lead
 
     def closes(self, window_start: int) -> int:
         """From when reports are refused and the window may be sealed."""

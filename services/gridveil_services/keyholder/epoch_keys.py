@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import structlog
 from tenseal import sealapi
 
 from gridveil.encryption import encryption_parameters, saved, seal_array, seal_payload
@@ -23,15 +24,32 @@ from gridveil.protocol.decoding import (
     decrypt_folded,
     slot_values,
 )
-from gridveil.protocol.errors import IntegrityLost, MalformedInput, Reason, Unavailable
+from gridveil.protocol.errors import (
+    GridveilError,
+    IntegrityLost,
+    MalformedInput,
+    Reason,
+    Unavailable,
+)
 from gridveil.protocol.layout import KEY_BYTES
 from gridveil.protocol.parameter_sets import ParameterSet
 from gridveil.protocol.release import LaneSum
 from gridveil.protocol.roster import Member
 from gridveil.protocol.sealing import shared_key, x25519_public
 from gridveil.protocol.signing import SigningKey
+from gridveil.protocol.v1.log_pb2 import DestructionCause
+from gridveil_services.keyholder.epoch_life import Life, border, gap, is_spent, life_of, serving
 from gridveil_services.keyholder.epoch_store import EpochStore, Secrets, SignedParameters
+from gridveil_services.keyholder.key_check import is_sound_key
 from gridveil_services.keyholder.ledger import Ledger, LoggedEpoch
+
+_log = structlog.get_logger()
+
+_KEPT_AHEAD = 2
+"""Epochs with keys from the current one on."""
+
+_MOST_KEY_PAIRS = 16
+"""Made for one epoch; about one in 5,000 is not sound."""
 
 _SECRET_KEY_HEAD_BYTES = 32 + 8 + 8
 """Of SEAL's secret key before its residues: parameters id, coefficient count, scale."""
@@ -56,11 +74,19 @@ class EpochKeys:
         self._residues = [int(residue) for residue in np.frombuffer(keys.ckks, dtype="<u8")]
         self._shared = _SharedKeys()
 
+    def destroy(self) -> None:
+        """Forget the secrets: whoever still holds this object opens nothing with it any more."""
+        self._sealing, self._residues, self._shared = b"", [], _SharedKeys()
+
     def shared_key(self, place: int, member: Member) -> bytes:
         """The key under which a meter sealed its commitments; computed once an epoch.
 
         ``place``: of the meter among all that were ever enrolled.
+
+        Raises:
+            OpeningFailed: the epoch was destroyed.
         """
+        self._check_alive()
         key = self._shared.get(place)
         if key is None:
             parameters = self.parameters
@@ -81,8 +107,9 @@ class EpochKeys:
         it takes says nothing about which one failed.
 
         Raises:
-            OpeningFailed: in some lane a slot is no sum of bytes.
+            OpeningFailed: in some lane a slot is no sum of bytes, or the epoch was destroyed.
         """
+        self._check_alive()
         self.decryptions[window_start] += 1
         opened = [self._open(lane) for lane in lanes]
         sums = [lane for lane in opened if lane is not None]
@@ -98,6 +125,10 @@ class EpochKeys:
             return checked_slot_sums(slot_values(coefficients, crypto, slots), lane.count)
         except SlotCheckFailed:
             return None
+
+    def _check_alive(self) -> None:
+        if not self._residues:
+            raise OpeningFailed
 
 
 class EpochRing:
@@ -119,16 +150,17 @@ class EpochRing:
         self._length = epoch_length
         self._lock = threading.RLock()
         self._keys: dict[bytes, EpochKeys] = {}
+        self._condemned: set[bytes] = set()
+        """Destroyed by the log, while their files could not be destroyed yet."""
+        self._decryptions: Counter[int] = Counter()
+        """Made with keys that are destroyed by now."""
 
-    def load(self, first_in_force: int | None) -> None:
-        """Read what is kept and compare it with the log.
-
-        Args:
-            first_in_force: first window that a roster is in force for, if there is any.
+    def load(self) -> None:
+        """Read what is kept and compare it with the log; destroy what the log says is destroyed.
 
         Raises:
-            IntegrityLost: PARTIAL_CORRUPT for keys that are damaged, or missing before their
-                windows were settled; LOG_CORRUPT for keys that the log knows nothing of.
+            IntegrityLost: PARTIAL_CORRUPT for keys that are damaged or missing; LOG_CORRUPT for
+                keys that the log knows nothing of.
             MalformedInput: CONFIG_INVALID for another window length than the city was made with.
         """
         logged, kept = self._ledger.epochs(), set(self._store.ids())
@@ -137,41 +169,77 @@ class EpochRing:
             raise IntegrityLost(Reason.LOG_CORRUPT, "the release log lacks epochs that exist")
         for epoch_id in unknown:  # its creation was cut short: nobody has seen it
             self._store.delete(epoch_id)
-        for epoch_id in kept & logged.keys():
-            done = self._is_done(logged[epoch_id], first_in_force)
-            if done and self._store.is_destroyed(epoch_id):  # but for what a crash left
-                self._store.delete(epoch_id)
-            else:
-                self._keys[epoch_id] = self._load(logged[epoch_id])
         for epoch in logged.values():
-            if epoch.epoch_id not in kept and not self._is_done(epoch, first_in_force):
-                raise IntegrityLost(Reason.PARTIAL_CORRUPT, "the keys of an epoch are missing")
+            if not epoch.destroyed:
+                self._keys[epoch.epoch_id] = self._load(epoch)
+            elif epoch.epoch_id in kept:  # its destruction was cut short
+                self._store.delete(epoch.epoch_id)
 
     def ensure(self, now: float) -> None:
         """Make the current and the next epoch, if they are missing."""
         with self._lock:
-            window = self._policy.rules.start_at(now)
-            for _ in range(2):
+            window, living = self._policy.rules.start_at(now), 0
+            while living < _KEPT_AHEAD:
                 epochs = self._ledger.epochs().values()
-                serving = (e.end_window for e in epochs if e.first_window <= window < e.end_window)
-                window = next(serving, None) or self._fill(window)
+                epoch = serving(epochs, window)
+                if epoch is None:
+                    window = self._create(*gap(epochs, window, self._length))
+                    living += 1
+                else:
+                    window = epoch.end_window
+                    living += not epoch.destroyed
 
-    def _fill(self, window: int) -> int:
-        """Make an epoch for a window that has none, between those before and after; its end."""
-        epochs = self._ledger.epochs().values()
-        before = max((e.end_window for e in epochs if e.end_window <= window), default=0)
-        first = max(before, window // self._length * self._length)
-        after = min((e.first_window for e in epochs if e.first_window > window), default=2**53)
-        end = min(after, (window // self._length + 1) * self._length)
-        self._create(first, end)
-        return end
+    def retire(self, epoch_id: bytes, cause: DestructionCause, now: float) -> None:
+        """Destroy an epoch's secrets, and make the successor that serves its further windows.
+
+        In this order, each step made good by the next tick or start if it is cut short: this
+        process forgets the secrets; the log says that they are destroyed, and where the successor
+        begins; they are destroyed on disk; the successor is made. The same again changes nothing.
+        A disk that fails after the second step is logged, and tried again with every tick.
+
+        Raises:
+            Unavailable: KEYHOLDER_UNAVAILABLE if the log cannot be written. Nothing is opened
+                then until a restart, which retires an epoch that is spent before anything else.
+        """
+        with self._lock:
+            epoch = self._ledger.epochs()[epoch_id]
+            self._destroy(epoch, cause, border(epoch, self._policy.rules, now))
+            try:
+                self.ensure(now)
+            except (GridveilError, OSError) as error:
+                _log.error("no successor could be made yet", cause=type(error).__name__)
+
+    def retire_spent(self, now: float) -> None:
+        """Retire the epochs whose failure budget is spent, as they signed it or as it is today."""
+        with self._lock:
+            logged, own = self._ledger.epochs(), self._policy.failure_budget
+            for epoch_id, keys in list(self._keys.items()):
+                budget = min(keys.parameters.policy.failure_budget, own)
+                if is_spent(logged[epoch_id], budget):
+                    cause = DestructionCause.DESTRUCTION_CAUSE_BUDGET_SPENT
+                    self.retire(epoch_id, cause, now)
+
+    def destroy_done(self, now: float, first_in_force: int | None) -> None:
+        """Destroy the keys that no window needs any more, and what could not be destroyed before.
+
+        Args:
+            now: Unix seconds.
+            first_in_force: first window that a roster is in force for, if there is any.
+        """
+        with self._lock:
+            for epoch_id in list(self._condemned):
+                self._erase(epoch_id)
+            for epoch_id, epoch in self._ledger.epochs().items():
+                retired = epoch_id in self._keys and life_of(epoch, now) is Life.RETIRED
+                if retired and self._is_done(epoch, first_in_force):
+                    cause = DestructionCause.DESTRUCTION_CAUSE_SETTLED
+                    self._destroy(epoch, cause, epoch.end_window)
 
     def for_window(self, window_start: int) -> SignedParameters | None:
         """The signed parameters of the epoch that serves a window, if its keys exist."""
-        for keys in list(self._keys.values()):
-            if keys.parameters.epoch.serves(window_start):
-                return keys.signed
-        return None
+        epoch = serving(self._ledger.epochs().values(), window_start)
+        keys = self._keys.get(epoch.epoch_id) if epoch else None
+        return keys.signed if keys else None
 
     def by_digest(self, parameters_digest: bytes) -> EpochKeys | None:
         """The keys of the epoch with these parameters, if they exist."""
@@ -182,22 +250,30 @@ class EpochRing:
 
     def decryptions(self, window_start: int) -> int:
         """How often a window's lanes were decrypted since the process started."""
-        return sum(keys.decryptions[window_start] for keys in list(self._keys.values()))
+        living = sum(keys.decryptions[window_start] for keys in list(self._keys.values()))
+        return living + self._decryptions[window_start]
 
-    def destroy_done(self, now: float, first_in_force: int | None) -> list[bytes]:
-        """Destroy the keys that no window needs any more; their epochs' ids."""
-        with self._lock:
-            done = [
-                epoch_id
-                for epoch_id, epoch in self._ledger.epochs().items()
-                if epoch_id in self._keys
-                and epoch.end_window <= now
-                and self._is_done(epoch, first_in_force)
-            ]
-            for epoch_id in done:
-                self._store.delete(epoch_id)
-                del self._keys[epoch_id]
-            return done
+    def _destroy(self, epoch: LoggedEpoch, cause: DestructionCause, end_window: int) -> None:
+        keys = self._keys.pop(epoch.epoch_id, None)
+        if keys is not None:
+            keys.destroy()
+            self._decryptions += keys.decryptions
+        if not epoch.destroyed:
+            self._ledger.epoch_destroyed(epoch.epoch_id, cause, end_window)
+            self._condemned.add(epoch.epoch_id)
+        if epoch.epoch_id in self._condemned:
+            self._erase(epoch.epoch_id)
+
+    def _erase(self, epoch_id: bytes) -> None:
+        try:
+            self._store.delete(epoch_id)
+        except OSError as error:
+            _log.error(
+                "epoch keys cannot be destroyed", epoch=epoch_id.hex(), cause=type(error).__name__
+            )
+            return
+        self._condemned.discard(epoch_id)
+        _log.info("epoch keys destroyed", epoch=epoch_id.hex())
 
     def _is_done(self, epoch: LoggedEpoch, first_in_force: int | None) -> bool:
         """Whether each window of an epoch is settled, expired, or before any roster."""
@@ -216,12 +292,13 @@ class EpochRing:
             )
         return EpochKeys(signed, keys)
 
-    def _create(self, first_window: int, end_window: int) -> None:
+    def _create(self, first_window: int, end_window: int) -> int:
+        """Make an epoch for these windows; its end."""
         if self._ledger.failed:
             # Keys that are not logged would be made anew for every question.
             raise Unavailable(Reason.KEYHOLDER_UNAVAILABLE, "no epoch can be made for now")
         sealing = secrets.token_bytes(KEY_BYTES)
-        public, residues = generate_ckks_keys(self._policy.crypto)
+        public, residues = sound_ckks_keys(self._policy.crypto, self._policy.layout.slots)
         epoch = Epoch(
             secrets.token_bytes(16), first_window, end_window, x25519_public(sealing), public
         )
@@ -231,6 +308,21 @@ class EpochRing:
         self._store.save(signed, keys)
         self._ledger.epoch_created(parameters)
         self._keys[epoch.epoch_id] = EpochKeys(signed, keys)
+        return end_window
+
+
+def sound_ckks_keys(crypto: ParameterSet, slots: int) -> tuple[bytes, bytes]:
+    """As :func:`generate_ckks_keys`; only pairs that the key check accepts.
+
+    Raises:
+        Unavailable: KEYHOLDER_UNAVAILABLE if none of many is, which chance does not explain.
+    """
+    for _ in range(_MOST_KEY_PAIRS):
+        public, residues = generate_ckks_keys(crypto)
+        if is_sound_key(public, residues, crypto, slots):
+            return public, residues
+        _log.warning("a key pair with a noisy slot was thrown away")
+    raise Unavailable(Reason.KEYHOLDER_UNAVAILABLE, "no sound keys could be made")
 
 
 def generate_ckks_keys(crypto: ParameterSet) -> tuple[bytes, bytes]:

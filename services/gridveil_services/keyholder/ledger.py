@@ -159,6 +159,11 @@ class Ledger:
         destroyed = EpochDestroyed(epoch_id=epoch_id, cause=cause, end_window=end_window)
         self._record(LogRecord(epoch_destroyed=destroyed))
 
+    @property
+    def roster_version(self) -> int:
+        """The newest roster version in the log; 0 if there is none."""
+        return self._roster_version
+
     def roster_changed(self, version: RosterVersion, enrolled: int, withdrawn: int) -> None:
         """The roster has a new version; nothing if the log has it already."""
         with self._lock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +68,17 @@ class RosterStore:
     """The roster of one city. Thread-safe."""
 
     def __init__(
-        self, path: Path, city_id: bytes, rules: WindowRules, identity: SigningKey, clock: Clock
+        self,
+        path: Path,
+        city_id: bytes,
+        rules: WindowRules,
+        identity: SigningKey,
+        clock: Clock,
+        on_version: Callable[[], None] = lambda: None,
     ) -> None:
         """Open the database at ``path``, or make it.
+
+        ``on_version`` is called before anybody is told of a version, and maybe again.
 
         Raises:
             IntegrityLost: PARTIAL_CORRUPT if it is damaged or of another city.
@@ -80,6 +88,7 @@ class RosterStore:
         self._rules = rules
         self._identity = identity
         self._clock = clock
+        self._on_version = on_version
         self._writing = threading.Lock()
         self._failed = False
         self._members = Membership()
@@ -135,6 +144,12 @@ class RosterStore:
         """The version with a number, from 1."""
         return self._versions[number - 1] if 0 < number <= len(self._versions) else None
 
+    def since(self, number: int) -> Iterator[tuple[RosterVersion, int, int]]:
+        """The versions after one; how many meters each enrolled and withdrew."""
+        for version in self._versions[number:]:
+            added, removed = self._members.between(version.version - 1, version.version)
+            yield version, len(added), len(removed)
+
     def change(self, known: int, version: RosterVersion) -> RosterChange:
         """What leads from version ``known`` (0: nobody) to another, forward or back."""
         if known and self.version(known) is None:
@@ -153,13 +168,15 @@ class RosterStore:
             Conflict: METER_EXISTS, and nothing changes, if an id or a signing key was given to
                 another meter, or the meter was withdrawn.
             MalformedInput: FIELD_FORMAT, and nothing changes, for a key that is none.
-            Unavailable: STORE_UNAVAILABLE
+            Unavailable: STORE_UNAVAILABLE; KEYHOLDER_UNAVAILABLE if the change stands and is not
+                logged yet.
         """
         for member in members:
             check_member_keys(member)
         with self._writing:
             fresh = self._fresh(members)
             if not fresh and self._versions:
+                self._on_version()
                 return self._versions[-1]
             with self._transaction():
                 number, place = len(self._versions) + 1, len(self._members)
@@ -174,6 +191,7 @@ class RosterStore:
             for member in fresh:
                 self._members.add(member, number)
             self._versions.append(version)
+            self._on_version()
             return version
 
     def withdraw(self, meter_ids: Sequence[bytes]) -> RosterVersion:
@@ -181,11 +199,12 @@ class RosterStore:
 
         Raises:
             NotFound: NOT_FOUND, and nothing changes, if one was never enrolled.
-            Unavailable: STORE_UNAVAILABLE
+            Unavailable: as :meth:`enrol`.
         """
         with self._writing:
             leaving = self._leaving(meter_ids)
             if not leaving:
+                self._on_version()
                 return self._versions[-1]
             with self._transaction():
                 number = len(self._versions) + 1
@@ -197,6 +216,7 @@ class RosterStore:
             for meter_id in leaving:
                 self._members.withdraw(meter_id, number)
             self._versions.append(version)
+            self._on_version()
             return version
 
     def _fresh(self, members: Sequence[Member]) -> list[Member]:

@@ -45,6 +45,8 @@ class Upkeep:
         self._clock = clock
         self._next_window = 0
         """Every window before it is settled, expired or claimed."""
+        self._without_windows: set[bytes] = set()
+        """Destroyed epochs of which every window is settled, expired or claimed."""
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -64,11 +66,12 @@ class Upkeep:
         if self._ledger.failed:
             return
         now = self._clock.now()
+        self._ring.retire_spent(now)
         self._ring.ensure(now)
         self._expire(now)
+        self._expire_lost()
         self._releases.sweep()
-        for epoch_id in self._ring.destroy_done(now, self._roster.first_in_force):
-            _log.info("epoch keys destroyed", epoch=epoch_id.hex())
+        self._ring.destroy_done(now, self._roster.first_in_force)
 
     def _expire(self, now: float) -> None:
         first = self._roster.first_in_force
@@ -81,6 +84,17 @@ class Upkeep:
         for at in range(0, len(over), MOST_AT_ONCE):
             self._ledger.expire(over[at : at + MOST_AT_ONCE])
         self._next_window = window
+
+    def _expire_lost(self) -> None:
+        """Windows that nobody can open any more, as their epoch was destroyed before them."""
+        first = self._roster.first_in_force
+        if first is None:
+            return
+        for epoch in self._ledger.epochs().values():
+            if epoch.destroyed and epoch.epoch_id not in self._without_windows:
+                windows = range(epoch.first_window, epoch.end_window, self._rules.length)
+                self._ledger.expire([window for window in windows if window >= first])
+                self._without_windows.add(epoch.epoch_id)
 
     def _run(self, after: Callable[[], None]) -> None:
         interval = max(SHORTEST_INTERVAL_S, self._clock.real(INTERVAL_S))
