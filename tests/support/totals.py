@@ -1,8 +1,7 @@
 """Released windows for tests of those who read them: signed totals whose entries really open.
 
 opened = open_window(policy, identity, WINDOW, values_of(120))
-with LogWriter(published / "log") as log:
-    log.append(released(opened), refused(window))
+publish(paths, released(opened), refused(window))
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ from gridveil_services.bootstrap.layout import CityPaths
 from gridveil_services.keyholder import identity
 from gridveil_services.keyholder.at_rest import AtRest
 from gridveil_services.keyholder.config import KeyHolderConfig
+from gridveil_services.releaselog.signing import LogSigner
 from gridveil_services.releaselog.writer import LogWriter
 from tests.support.reports import MeterKeys, make_members
 
@@ -176,7 +176,8 @@ def intent(window: int) -> LogRecord:
 
 def publish(paths: CityPaths, *records: LogRecord) -> None:
     """Append records to a city's release log, as its key-holder does."""
-    writer = LogWriter(paths.published / "log")
+    policy, signer = city_identity(paths)
+    writer = LogWriter(paths.published / "log", LogSigner(policy.city_id, signer))
     try:
         writer.append(*records)
     finally:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from nacl.signing import SigningKey
 
 from gridveil.clock import ManualClock
 from gridveil.protocol.errors import Conflict, IntegrityLost, Reason, Unavailable
@@ -13,10 +14,16 @@ from gridveil.protocol.release import RegisterTotal, Total
 from gridveil.protocol.v1.log_pb2 import LogRecord, ReleaseIntent, WindowRefused
 from gridveil_services.keyholder.ledger import Ledger
 from gridveil_services.keyholder.policy import Status
+from gridveil_services.releaselog.signing import LogSigner
 from gridveil_services.releaselog.writer import LogWriter
 
 ONE, OTHER = bytes([1] * 32), bytes([2] * 32)
 W = 900
+SIGNER = LogSigner(bytes(16), SigningKey(b"k" * 32))
+
+
+def open_ledger(folder: Path) -> Ledger:
+    return Ledger(folder / "log", ManualClock(1000), SIGNER)
 
 
 def total(window: int, digest: bytes) -> bytes:
@@ -40,7 +47,7 @@ def total(window: int, digest: bytes) -> bytes:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger(tmp_path / "log", ManualClock(1000))
+    opened = open_ledger(tmp_path)
     yield opened
     opened.close()
 
@@ -103,7 +110,7 @@ def test_an_expired_window_cannot_be_claimed(ledger: Ledger) -> None:
 
 
 def test_a_restart_knows_every_state(tmp_path: Path) -> None:
-    first = Ledger(tmp_path / "log", ManualClock(1000))
+    first = open_ledger(tmp_path)
     claim(first)
     released(first)
     claim(first, 1800, OTHER)
@@ -112,7 +119,7 @@ def test_a_restart_knows_every_state(tmp_path: Path) -> None:
     first.expire([3600])
     states = [first.state(window) for window in range(900, 5400, 900)]
     first.close()
-    second = Ledger(tmp_path / "log", ManualClock(1000))
+    second = open_ledger(tmp_path)
     assert [second.state(window) for window in range(900, 5400, 900)] == states
     assert second.pending() == {1800: OTHER}
     second.close()
@@ -128,16 +135,16 @@ def test_a_restart_knows_every_state(tmp_path: Path) -> None:
     ids=["refusal without claim", "two claims", "claim by no digest"],
 )
 def test_a_log_that_contradicts_itself_is_refused(tmp_path: Path, records: list[LogRecord]) -> None:
-    writer = LogWriter(tmp_path / "log")
+    writer = LogWriter(tmp_path / "log", SIGNER)
     writer.append(*records)
     writer.close()
     with pytest.raises(IntegrityLost) as refusal:
-        Ledger(tmp_path / "log", ManualClock(1000))
+        open_ledger(tmp_path)
     assert refusal.value.reason is Reason.LOG_CORRUPT
 
 
 def test_what_could_not_be_written_did_not_happen(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "log", ManualClock(1000))
+    ledger = open_ledger(tmp_path)
     (tmp_path / "log").rename(tmp_path / "aside")
     with pytest.raises(Unavailable):
         claim(ledger)

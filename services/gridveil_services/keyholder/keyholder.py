@@ -19,6 +19,7 @@ from gridveil_services.keyholder.roster_store import RosterStore
 from gridveil_services.keyholder.spool import SpoolFolder
 from gridveil_services.keyholder.suspicion import Suspicions
 from gridveil_services.keyholder.upkeep import Upkeep
+from gridveil_services.releaselog.signing import LogSigner
 
 
 class KeyHolder:
@@ -38,7 +39,8 @@ class KeyHolder:
         self.policy = policy
         self.clock = clock
         with ExitStack() as opened:
-            self.ledger = Ledger(config.published / LOG, clock)
+            signer = LogSigner(policy.city_id, key)
+            self.ledger = Ledger(config.published / LOG, clock, signer)
             opened.callback(self.ledger.close)
             self.roster = RosterStore(
                 state / "roster.db", policy.city_id, policy.rules, key, clock, self._log_roster

@@ -30,6 +30,7 @@ from gridveil.protocol.v1.log_pb2 import (
 )
 from gridveil.protocol.v1.totals_pb2 import SignedTotal
 from gridveil_services.keyholder.policy import FINAL, UNCLAIMED, Status, WindowState
+from gridveil_services.releaselog.signing import LogSigner
 from gridveil_services.releaselog.writer import LogWriter
 
 
@@ -50,11 +51,14 @@ class LoggedEpoch:
 class Ledger:
     """Reads the log once, then keeps it and what it means in step. Thread-safe."""
 
-    def __init__(self, folder: Path, clock: Clock) -> None:
-        """Take the log in a folder.
+    def __init__(
+        self, folder: Path, clock: Clock, signer: LogSigner, *, witnessed: bool = False
+    ) -> None:
+        """Take the log in a folder; see :class:`LogWriter`.
 
         Raises:
-            IntegrityLost: LOG_CORRUPT if it is damaged or contradicts itself.
+            IntegrityLost: LOG_CORRUPT if it is damaged or contradicts itself; LOG_ROLLED_BACK if
+                it is an old copy.
             Unavailable: KEYHOLDER_UNAVAILABLE if another process holds it.
         """
         self._clock = clock
@@ -65,7 +69,12 @@ class Ledger:
         """Digest of the parameters that a window was claimed under."""
         self._roster_version = 0
         self._policy = b""
-        self._log = LogWriter(folder, self._replay)
+        self._log = LogWriter(folder, signer, self._replay, witnessed=witnessed)
+
+    @property
+    def log(self) -> LogWriter:
+        """The log itself, for those who publish its checkpoints."""
+        return self._log
 
     @property
     def failed(self) -> bool:

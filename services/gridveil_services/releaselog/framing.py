@@ -2,7 +2,8 @@
 
 ``records`` is a sequence of frames: the payload's length (32 bits), SHA-256 of the chain before
 it and the payload, the payload. ``head`` holds the size and chain that were acknowledged last.
-Integers are little-endian.
+Integers are little-endian. ``checkpoint`` is the signed tree head that others may rely on; the
+payloads are the tree's leaves.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -21,10 +22,13 @@ from gridveil.protocol.v1.log_pb2 import LogRecord
 
 RECORDS = "records"
 HEAD = "head"
+CHECKPOINT = "checkpoint"
 PAYLOAD_LIMIT = 65_536
 
 _HEAD_DOMAIN = "gridveil/v1/log-head"
 _FRAME = struct.Struct(f"<I{DIGEST_BYTES}s")
+PREFIX_BYTES = _FRAME.size
+"""Of a frame before its payload."""
 
 
 class BrokenFrame(Exception):
@@ -58,6 +62,16 @@ EMPTY = Head(0, sha256(text("gridveil/v1/release-log")))
 """Head of the log before its first record."""
 
 
+class Logged(NamedTuple):
+    """A record as it stands in the log."""
+
+    end: Head
+    """The place after it."""
+    payload: bytes
+    """The leaf of the log's tree."""
+    record: LogRecord
+
+
 def encode_frame(before: Head, payload: bytes) -> tuple[bytes, Head]:
     """The frame of a payload, and the head after it."""
     if not 0 < len(payload) <= PAYLOAD_LIMIT:
@@ -82,12 +96,12 @@ def read_frames(file: BinaryIO, start: Head) -> Iterator[tuple[Head, bytes]]:
         yield at, payload
 
 
-def read_records(file: BinaryIO, start: Head, head: Head) -> Iterator[tuple[Head, LogRecord]]:
+def read_records(file: BinaryIO, start: Head, head: Head) -> Iterator[Logged]:
     """The records between two heads, the chain checked; LOG_CORRUPT unless it leads to ``head``."""
     at = start
     try:
         for at, payload in read_frames(file, start) if start.size < head.size else ():
-            yield at, parse_record(payload)
+            yield Logged(at, payload, parse_record(payload))
             if at.size >= head.size:
                 break
     except BrokenFrame:
@@ -110,3 +124,12 @@ def parse_record(payload: bytes) -> LogRecord:
 def corrupt(how: str) -> IntegrityLost:
     """LOG_CORRUPT."""
     return IntegrityLost(Reason.LOG_CORRUPT, f"the release log is corrupt: {how}")
+
+
+def rolled_back(signed: int, found: int) -> IntegrityLost:
+    """LOG_ROLLED_BACK: somebody has seen more of the log than there is."""
+    return IntegrityLost(
+        Reason.LOG_ROLLED_BACK,
+        f"the release log has {found} records and {signed} were signed:"
+        " an old copy of it was put back",
+    )

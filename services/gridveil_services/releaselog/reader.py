@@ -10,6 +10,7 @@ from gridveil_services.releaselog.framing import (
     HEAD,
     RECORDS,
     Head,
+    Logged,
     corrupt,
     read_records,
 )
@@ -23,7 +24,11 @@ class LogReader:
         self._at = EMPTY
 
     def poll(self) -> list[LogRecord]:
-        """The records that are new since the last call; none while there is no log yet.
+        """The records that are new since the last call; see :meth:`read`."""
+        return [logged.record for logged in self.read()]
+
+    def read(self) -> list[Logged]:
+        """What is new since the last call; nothing while there is no log yet.
 
         Raises:
             IntegrityLost: LOG_CORRUPT, also if the log is another one than before.
@@ -37,6 +42,6 @@ class LogReader:
         if head.size < self._at.size:
             raise corrupt("it is shorter than before")
         with (self._folder / RECORDS).open("rb") as file:
-            records = [record for _, record in read_records(file, self._at, head)]
+            found = list(read_records(file, self._at, head))
         self._at = head
-        return records
+        return found

@@ -1,4 +1,4 @@
-"""Appending to the release log: durable, re-read and acknowledged, or not done.
+"""Appending to the release log: durable, re-read, acknowledged and signed, or not done.
 
 One process holds the log. Whatever fails while a record is written, nothing more is appended
 until a restart has read the log again: the failed record may be there or not.
@@ -15,8 +15,11 @@ from typing import BinaryIO
 
 from gridveil.files import make_folder, write_durably
 from gridveil.protocol.errors import IntegrityLost, Reason, Unavailable
+from gridveil.protocol.merkle import Tree, leaf_hash
+from gridveil.protocol.note import Note
 from gridveil.protocol.v1.log_pb2 import LogRecord
 from gridveil_services.releaselog.framing import (
+    CHECKPOINT,
     EMPTY,
     HEAD,
     RECORDS,
@@ -27,7 +30,9 @@ from gridveil_services.releaselog.framing import (
     parse_record,
     read_frames,
     read_records,
+    rolled_back,
 )
+from gridveil_services.releaselog.signing import LogSigner
 
 _PUBLIC_FILE = 0o644
 _PUBLIC_FOLDER = 0o755
@@ -40,15 +45,33 @@ def _ignore(_record: LogRecord) -> None:
 class LogWriter:
     """The one writer of a log."""
 
-    def __init__(self, folder: Path, replay: Callable[[LogRecord], None] = _ignore) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        signer: LogSigner,
+        replay: Callable[[LogRecord], None] = _ignore,
+        *,
+        witnessed: bool = False,
+    ) -> None:
         """Take the log in ``folder``, or make an empty one, and ``replay`` every record in it.
+
+        Args:
+            folder: of the log.
+            signer: whose log it is.
+            replay: told of every record, in order.
+            witnessed: checkpoints are published by :meth:`publish` only, not with each record.
 
         Raises:
             Unavailable: KEYHOLDER_UNAVAILABLE if another process holds it.
-            IntegrityLost: LOG_CORRUPT if acknowledged records are missing or changed.
+            IntegrityLost: LOG_CORRUPT if acknowledged records are missing or changed;
+                LOG_ROLLED_BACK if more of them were signed once.
         """
         make_folder(folder, mode=_PUBLIC_FOLDER)
         self._folder = folder
+        self._signer = signer
+        self._witnessed = witnessed
+        self._tree = Tree()
+        self._published = 0
         self._failed = False
         self._appending = threading.Lock()
         self._descriptor = os.open(folder / RECORDS, os.O_RDWR | os.O_CREAT, _PUBLIC_FILE)
@@ -56,6 +79,7 @@ class LogWriter:
             self._hold()
             self._head = self._acknowledged()
             self._recover(replay)
+            self._check_checkpoint()
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -69,6 +93,16 @@ class LogWriter:
         """Append nothing more until a restart."""
         self._failed = True
 
+    @property
+    def size(self) -> int:
+        """Records in the log."""
+        return self._tree.size
+
+    @property
+    def published(self) -> int:
+        """Records under the published checkpoint."""
+        return self._published
+
     def append(self, *records: LogRecord) -> None:
         """Append records; they are durable and read back when this returns.
 
@@ -81,7 +115,34 @@ class LogWriter:
             self._failed = True
             try:
                 self._write(record.SerializeToString(deterministic=True) for record in records)
+                self._publish_newest()
             except (OSError, IntegrityLost) as error:
+                raise _unavailable() from error
+            self._failed = False
+
+    def checkpoint(self) -> Note:
+        """The log's newest tree head, signed."""
+        with self._appending:
+            return self._signed()
+
+    def consistency_proof(self, old_size: int, size: int) -> list[bytes]:
+        """Proof that the log of ``size`` records begins with its first ``old_size``."""
+        return self._tree.consistency_proof(old_size, size)
+
+    def publish(self, note: Note) -> None:
+        """Make a checkpoint of this log the one that others may rely on; durable.
+
+        Raises:
+            Unavailable: KEYHOLDER_UNAVAILABLE, now and from now on, if that is not possible.
+        """
+        with self._appending:
+            size = self._signer.open(note.encode()).size
+            if self._failed or size <= self._published:
+                return
+            self._failed = True
+            try:
+                self._publish(note, size)
+            except OSError as error:
                 raise _unavailable() from error
             self._failed = False
 
@@ -110,8 +171,9 @@ class LogWriter:
 
     def _recover(self, replay: Callable[[LogRecord], None]) -> None:
         with open(self._descriptor, "rb", closefd=False) as file:
-            for _, record in read_records(file, EMPTY, self._head):
-                replay(record)
+            for logged in read_records(file, EMPTY, self._head):
+                self._tree.append(leaf_hash(logged.payload))
+                replay(logged.record)
             tail = _whole_frames(file, self._head)
         for payload in tail:
             replay(parse_record(payload))
@@ -129,10 +191,39 @@ class LogWriter:
         _write_at(self._descriptor, data, start.size)
         os.fsync(self._descriptor)
         with (self._folder / RECORDS).open("rb") as file:
-            for _ in read_records(file, start, head):
-                pass
+            leaves = [leaf_hash(logged.payload) for logged in read_records(file, start, head)]
         write_durably(self._folder / HEAD, head.encode(), mode=_PUBLIC_FILE)
         self._head = head
+        for leaf in leaves:
+            self._tree.append(leaf)
+
+    def _signed(self) -> Note:
+        size = self._tree.size
+        return self._signer.sign(size, self._tree.root(size))
+
+    def _publish_newest(self) -> None:
+        if not self._witnessed and self._published < self._tree.size:
+            self._publish(self._signed(), self._tree.size)
+
+    def _publish(self, note: Note, size: int) -> None:
+        write_durably(self._folder / CHECKPOINT, note.encode(), mode=_PUBLIC_FILE)
+        self._published = size
+
+    def _check_checkpoint(self) -> None:
+        """The published checkpoint is one of this log; the next one replaces it at once."""
+        try:
+            head = self._signer.open((self._folder / CHECKPOINT).read_bytes())
+        except FileNotFoundError:
+            if self._tree.size:
+                raise corrupt("its checkpoint is gone") from None
+            self._publish(self._signed(), 0)
+            return
+        if head.size > self._tree.size:
+            raise rolled_back(head.size, self._tree.size)
+        if head.root != self._tree.root(head.size):
+            raise corrupt("its records are not those that were signed")
+        self._published = head.size
+        self._publish_newest()
 
 
 def _whole_frames(file: BinaryIO, start: Head) -> list[bytes]:
