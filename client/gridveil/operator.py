@@ -28,7 +28,7 @@ from gridveil.profile import Profile
 from gridveil.protocol.city import CityParameters, open_city_parameters
 from gridveil.protocol.errors import GridveilError, Reason, Unavailable
 from gridveil.protocol.roster import Member
-from gridveil.protocol.v1 import aggregator_pb2, aggregator_pb2_grpc, totals_pb2, totals_pb2_grpc
+from gridveil.protocol.v1 import totals_pb2, totals_pb2_grpc
 from gridveil.settlements import (
     PAGE_SIZE,
     NotReleased,
@@ -151,26 +151,33 @@ class Operator:
             time.sleep(delay)
 
     def entries(self, window_start: int) -> Generator[bytes]:
-        """The opened entries of a released window, in chunks of whole entries. Auditors only."""
+        """The opened entries of a released window, in chunks of whole entries."""
         request = totals_pb2.GetEntriesRequest(window_start=window_start)
         with closing(server_stream(self._totals.GetEntries(request))) as chunks:
             for chunk in chunks:
                 yield chunk.entries
 
     def parameters(self, window_start: int) -> CityParameters:
-        """The verified city parameters of a window, from the aggregator. Auditors only."""
-        profile = self._profile
-        address = profile.endpoint("aggregator")
-        request = aggregator_pb2.GetCityParametersRequest(window_start=window_start)
-        with connect(address, "aggregator", profile.city_id, profile.tls) as channel:
-            stub = aggregator_pb2_grpc.AggregatorStub(channel)
-            try:
-                message = stub.GetCityParameters(request, timeout=self._timeout)
-            except grpc.RpcError as error:
-                raise from_rpc_error(error) from None
+        """The verified city parameters that a released window's total names."""
+        request = totals_pb2.GetParametersRequest(window_start=window_start)
+        try:
+            message = self._totals.GetParameters(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
         return open_city_parameters(
-            message.parameters, message.signature, profile.identity_key, profile.city_id
+            message.parameters,
+            message.signature,
+            self._profile.identity_key,
+            self._profile.city_id,
         )
+
+    def own_entry(self, window_start: int, tag: bytes) -> totals_pb2.OwnEntry:
+        """What is published for the meter with this tag; unchecked. Meters and gateways only."""
+        request = totals_pb2.GetOwnEntryRequest(window_start=window_start, tag=tag)
+        try:
+            return self._totals.GetOwnEntry(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
 
     def verify(
         self, released: ReleasedTotal, roster: Mapping[bytes, Member] | None = None
@@ -275,7 +282,7 @@ class AsyncOperator:
             await asyncio.sleep(delay)
 
     async def entries(self, window_start: int) -> AsyncGenerator[bytes]:
-        """The opened entries of a released window, in chunks of whole entries. Auditors only."""
+        """The opened entries of a released window, in chunks of whole entries."""
         request = totals_pb2.GetEntriesRequest(window_start=window_start)
         async with aclosing(_stream_async(self._totals.GetEntries(request))) as chunks:
             async for chunk in chunks:

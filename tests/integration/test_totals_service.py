@@ -255,22 +255,29 @@ def test_a_watch_gives_up_when_it_was_told_to(paths: CityPaths) -> None:
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_only_operators_and_auditors_may_ask(
+def test_each_role_may_ask_what_it_needs_and_no_more(
     paths: CityPaths, serve: Callable[[], TotalsProcess], role: Role
 ) -> None:
     publish(paths, expired(window(0)))
     serve()
     asked = stub(paths, role)
-    readers = {Role.OPERATOR, Role.AUDITOR}
+    readers, meters = {Role.OPERATOR, Role.AUDITOR}, {Role.METER, Role.GATEWAY}
+    settled, tag = window(0), bytes(16)
     calls: dict[Callable[[], object], set[Role]] = {
-        lambda: asked.GetTotal(totals_pb2.GetTotalRequest(window_start=window(0))): readers,
+        lambda: asked.GetTotal(totals_pb2.GetTotalRequest(window_start=settled)): readers | meters,
         lambda: asked.ListTotals(totals_pb2.ListTotalsRequest()): readers,
         lambda: next(
-            server_stream(asked.WatchTotals(totals_pb2.WatchTotalsRequest(from_window=window(0))))
+            server_stream(asked.WatchTotals(totals_pb2.WatchTotalsRequest(from_window=settled)))
         ): readers,
-        lambda: list(asked.GetEntries(totals_pb2.GetEntriesRequest(window_start=window(0)))): {
-            Role.AUDITOR
-        },
+        lambda: list(asked.GetEntries(totals_pb2.GetEntriesRequest(window_start=settled))): (
+            readers | meters
+        ),
+        lambda: asked.GetParameters(totals_pb2.GetParametersRequest(window_start=settled)): (
+            readers | meters
+        ),
+        lambda: asked.GetOwnEntry(
+            totals_pb2.GetOwnEntryRequest(window_start=settled, tag=tag)
+        ): meters,
     }
     for call, allowed in calls.items():
         try:

@@ -29,6 +29,7 @@ from gridveil.protocol.roster import Member
 from gridveil.protocol.sealing import x25519_public
 from gridveil.protocol.slots import GROUP_ORDER
 from gridveil.protocol.v1 import totals_pb2
+from gridveil.protocol.v1.aggregator_pb2 import SignedCityParameters
 from gridveil.protocol.v1.log_pb2 import (
     LogRecord,
     ReleaseIntent,
@@ -185,10 +186,18 @@ def publish(paths: CityPaths, *records: LogRecord) -> None:
 
 
 def publish_entries(paths: CityPaths, opened: OpenedWindow) -> None:
-    """Publish the opened entries of a window."""
+    """Publish the opened entries of a window, and its parameters."""
     make_folder(paths.published / "entries")
     name = str(opened.total.window_start)
     write_durably(paths.published / "entries" / name, opened.entries)
+    make_folder(paths.published / "parameters")
+    write_durably(
+        paths.published / "parameters" / opened.parameters.digest.hex(),
+        SignedCityParameters(
+            parameters=opened.parameters.encode(),
+            signature=opened.parameters.sign(opened.identity),
+        ).SerializeToString(),
+    )
 
 
 def _opened_entry(

@@ -12,8 +12,8 @@ ENDPOINTS = {
     "registrar": ("keyholder",),
     "operator": ("totals",),
     "auditor": ("totals", "aggregator"),
-    "meter": ("aggregator",),
-    "gateway": ("aggregator",),
+    "meter": ("aggregator", "totals"),
+    "gateway": ("aggregator", "totals"),
 }
 """Services that each client role is told the address of."""
 

@@ -5,34 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from gridveil.protocol.errors import (
-    IntegrityLost,
-    MalformedInput,
-    NotFound,
-    Reason,
-    WrongState,
-)
-from gridveil.protocol.release import OPENED_ENTRY_BYTES, Total
+from gridveil.protocol.errors import MalformedInput, Reason, WrongState
+from gridveil.protocol.layout import fixed
+from gridveil.protocol.own_entry import TAG_BYTES
+from gridveil.protocol.release import Total
 from gridveil.protocol.v1 import totals_pb2
+from gridveil.protocol.v1.aggregator_pb2 import SignedCityParameters
 from gridveil.protocol.windows import WindowRules
 from gridveil_services.rpc import Binding, Call, Role
 from gridveil_services.totals.index import SettledIndex
 from gridveil_services.totals.paging import Listing, PageTokens
+from gridveil_services.totals.published import Published
 
-ENTRIES_FOLDER = "entries"
 DEFAULT_PAGE = 100
 LONGEST_PAGE = 1_000
 
-_CHUNK_BYTES = 1_048_576 // OPENED_ENTRY_BYTES * OPENED_ENTRY_BYTES
 _READERS = {Role.OPERATOR, Role.AUDITOR}
+_METERS = {Role.METER, Role.GATEWAY}
 
 
 class TotalsService:
-    """Answers from the index; opens files only to read published entries."""
+    """Answers from the index; opens files only to read what is published beside the log."""
 
     def __init__(self, index: SettledIndex, published: Path, window_length: int) -> None:
         self._index = index
-        self._entries = published / ENTRIES_FOLDER
+        self._published = Published(published)
         self._rules = WindowRules(window_length, grace=0, early_leeway=0)
         self._tokens = PageTokens()
 
@@ -63,30 +60,37 @@ class TotalsService:
         return self._index.watch(request.from_window, call.is_active)
 
     def get_entries(
-        self, request: totals_pb2.GetEntriesRequest, _call: Call
+        self, request: totals_pb2.GetEntriesRequest, call: Call
     ) -> Iterator[totals_pb2.OpenedEntries]:
-        outcome = self._settled(request.window_start)
+        chunks = self._published.entries(
+            self._released(request.window_start), for_auditors=call.identity.role is Role.AUDITOR
+        )
+        return (totals_pb2.OpenedEntries(entries=chunk) for chunk in chunks)
+
+    def get_parameters(
+        self, request: totals_pb2.GetParametersRequest, _call: Call
+    ) -> SignedCityParameters:
+        return self._published.parameters(self._released(request.window_start))
+
+    def get_own_entry(
+        self, request: totals_pb2.GetOwnEntryRequest, _call: Call
+    ) -> totals_pb2.OwnEntry:
+        tag = fixed(request.tag, TAG_BYTES, "tag")
+        found = self._published.own_entry(self._released(request.window_start), tag)
+        if found is None:
+            return totals_pb2.OwnEntry()
+        return totals_pb2.OwnEntry(
+            sealed_entry=found.sealed,
+            index=found.index,
+            leaf_hash=found.leaf,
+            proof=found.proof,
+        )
+
+    def _released(self, window_start: int) -> Total:
+        outcome = self._settled(window_start)
         if not outcome.HasField("total"):
             raise _not_released()
-        count = Total.decode(outcome.total.total).count
-        return self._chunks(self._entries / str(request.window_start), count * OPENED_ENTRY_BYTES)
-
-    def _chunks(self, path: Path, size: int) -> Iterator[totals_pb2.OpenedEntries]:
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            raise NotFound(
-                Reason.NOT_FOUND, "the entries of this window are not published"
-            ) from None
-        with file:
-            sent = 0
-            while chunk := file.read(_CHUNK_BYTES):
-                sent += len(chunk)
-                if sent > size:
-                    break
-                yield totals_pb2.OpenedEntries(entries=chunk)
-        if sent != size:
-            raise IntegrityLost(Reason.LOG_CORRUPT, "the published entries are not whole")
+        return Total.decode(outcome.total.total)
 
     def _settled(self, window_start: int) -> totals_pb2.WindowOutcome:
         self._rules.check_aligned(window_start)
@@ -110,10 +114,12 @@ def totals_binding(service: TotalsService) -> Binding:
         totals_pb2.DESCRIPTOR.services_by_name["Totals"],
         service,
         {
-            "GetTotal": _READERS,
+            "GetTotal": _READERS | _METERS,
             "ListTotals": _READERS,
             "WatchTotals": _READERS,
-            "GetEntries": {Role.AUDITOR},
+            "GetEntries": _READERS | _METERS,
+            "GetParameters": _READERS | _METERS,
+            "GetOwnEntry": _METERS,
         },
     )
 

@@ -22,33 +22,42 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from gridveil.protocol.v1 import aggregator_pb2 as gridveil_dot_v1_dot_aggregator__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gridveil/v1/totals.proto\x12\x0bgridveil.v1\"\'\n\x0fGetTotalRequest\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\"e\n\x11ListTotalsRequest\x12\x13\n\x0b\x66rom_window\x18\x01 \x01(\x03\x12\x14\n\x0cuntil_window\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\x0c\"[\n\x12ListTotalsResponse\x12,\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1a.gridveil.v1.WindowOutcome\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\x0c\")\n\x12WatchTotalsRequest\x12\x13\n\x0b\x66rom_window\x18\x01 \x01(\x03\"\x93\x01\n\rWindowOutcome\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\x12)\n\x05total\x18\x02 \x01(\x0b\x32\x18.gridveil.v1.SignedTotalH\x00\x12\x36\n\x0cnot_released\x18\x03 \x01(\x0e\x32\x1e.gridveil.v1.NotReleasedReasonH\x00\x42\t\n\x07outcome\"/\n\x0bSignedTotal\x12\r\n\x05total\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\")\n\x11GetEntriesRequest\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\" \n\rOpenedEntries\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x0c*z\n\x11NotReleasedReason\x12#\n\x1fNOT_RELEASED_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bNOT_RELEASED_REASON_REFUSED\x10\x01\x12\x1f\n\x1bNOT_RELEASED_REASON_EXPIRED\x10\x02\x32\xb7\x02\n\x06Totals\x12\x44\n\x08GetTotal\x12\x1c.gridveil.v1.GetTotalRequest\x1a\x1a.gridveil.v1.WindowOutcome\x12M\n\nListTotals\x12\x1e.gridveil.v1.ListTotalsRequest\x1a\x1f.gridveil.v1.ListTotalsResponse\x12L\n\x0bWatchTotals\x12\x1f.gridveil.v1.WatchTotalsRequest\x1a\x1a.gridveil.v1.WindowOutcome0\x01\x12J\n\nGetEntries\x12\x1e.gridveil.v1.GetEntriesRequest\x1a\x1a.gridveil.v1.OpenedEntries0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gridveil/v1/totals.proto\x12\x0bgridveil.v1\x1a\x1cgridveil/v1/aggregator.proto\"\'\n\x0fGetTotalRequest\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\"e\n\x11ListTotalsRequest\x12\x13\n\x0b\x66rom_window\x18\x01 \x01(\x03\x12\x14\n\x0cuntil_window\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\x0c\"[\n\x12ListTotalsResponse\x12,\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1a.gridveil.v1.WindowOutcome\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\x0c\")\n\x12WatchTotalsRequest\x12\x13\n\x0b\x66rom_window\x18\x01 \x01(\x03\"\xb9\x01\n\rWindowOutcome\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\x12)\n\x05total\x18\x02 \x01(\x0b\x32\x18.gridveil.v1.SignedTotalH\x00\x12\x36\n\x0cnot_released\x18\x03 \x01(\x0e\x32\x1e.gridveil.v1.NotReleasedReasonH\x00\x12$\n\x05proof\x18\x04 \x01(\x0b\x32\x15.gridveil.v1.LogProofB\t\n\x07outcome\"M\n\x08LogProof\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06record\x18\x02 \x01(\x0c\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x04 \x01(\x0c\"/\n\x0bSignedTotal\x12\r\n\x05total\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\")\n\x11GetEntriesRequest\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\" \n\rOpenedEntries\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x0c\",\n\x14GetParametersRequest\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\"7\n\x12GetOwnEntryRequest\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\x12\x0b\n\x03tag\x18\x02 \x01(\x0c\"Q\n\x08OwnEntry\x12\x14\n\x0csealed_entry\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x11\n\tleaf_hash\x18\x03 \x01(\x0c\x12\r\n\x05proof\x18\x04 \x03(\x0c*z\n\x11NotReleasedReason\x12#\n\x1fNOT_RELEASED_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bNOT_RELEASED_REASON_REFUSED\x10\x01\x12\x1f\n\x1bNOT_RELEASED_REASON_EXPIRED\x10\x02\x32\xd5\x03\n\x06Totals\x12\x44\n\x08GetTotal\x12\x1c.gridveil.v1.GetTotalRequest\x1a\x1a.gridveil.v1.WindowOutcome\x12M\n\nListTotals\x12\x1e.gridveil.v1.ListTotalsRequest\x1a\x1f.gridveil.v1.ListTotalsResponse\x12L\n\x0bWatchTotals\x12\x1f.gridveil.v1.WatchTotalsRequest\x1a\x1a.gridveil.v1.WindowOutcome0\x01\x12J\n\nGetEntries\x12\x1e.gridveil.v1.GetEntriesRequest\x1a\x1a.gridveil.v1.OpenedEntries0\x01\x12U\n\rGetParameters\x12!.gridveil.v1.GetParametersRequest\x1a!.gridveil.v1.SignedCityParameters\x12\x45\n\x0bGetOwnEntry\x12\x1f.gridveil.v1.GetOwnEntryRequest\x1a\x15.gridveil.v1.OwnEntryb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gridveil.protocol.v1.totals_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NOTRELEASEDREASON']._serialized_start=597
-  _globals['_NOTRELEASEDREASON']._serialized_end=719
-  _globals['_GETTOTALREQUEST']._serialized_start=41
-  _globals['_GETTOTALREQUEST']._serialized_end=80
-  _globals['_LISTTOTALSREQUEST']._serialized_start=82
-  _globals['_LISTTOTALSREQUEST']._serialized_end=183
-  _globals['_LISTTOTALSRESPONSE']._serialized_start=185
-  _globals['_LISTTOTALSRESPONSE']._serialized_end=276
-  _globals['_WATCHTOTALSREQUEST']._serialized_start=278
-  _globals['_WATCHTOTALSREQUEST']._serialized_end=319
-  _globals['_WINDOWOUTCOME']._serialized_start=322
-  _globals['_WINDOWOUTCOME']._serialized_end=469
-  _globals['_SIGNEDTOTAL']._serialized_start=471
-  _globals['_SIGNEDTOTAL']._serialized_end=518
-  _globals['_GETENTRIESREQUEST']._serialized_start=520
-  _globals['_GETENTRIESREQUEST']._serialized_end=561
-  _globals['_OPENEDENTRIES']._serialized_start=563
-  _globals['_OPENEDENTRIES']._serialized_end=595
-  _globals['_TOTALS']._serialized_start=722
-  _globals['_TOTALS']._serialized_end=1033
+  _globals['_NOTRELEASEDREASON']._serialized_start=930
+  _globals['_NOTRELEASEDREASON']._serialized_end=1052
+  _globals['_GETTOTALREQUEST']._serialized_start=71
+  _globals['_GETTOTALREQUEST']._serialized_end=110
+  _globals['_LISTTOTALSREQUEST']._serialized_start=112
+  _globals['_LISTTOTALSREQUEST']._serialized_end=213
+  _globals['_LISTTOTALSRESPONSE']._serialized_start=215
+  _globals['_LISTTOTALSRESPONSE']._serialized_end=306
+  _globals['_WATCHTOTALSREQUEST']._serialized_start=308
+  _globals['_WATCHTOTALSREQUEST']._serialized_end=349
+  _globals['_WINDOWOUTCOME']._serialized_start=352
+  _globals['_WINDOWOUTCOME']._serialized_end=537
+  _globals['_LOGPROOF']._serialized_start=539
+  _globals['_LOGPROOF']._serialized_end=616
+  _globals['_SIGNEDTOTAL']._serialized_start=618
+  _globals['_SIGNEDTOTAL']._serialized_end=665
+  _globals['_GETENTRIESREQUEST']._serialized_start=667
+  _globals['_GETENTRIESREQUEST']._serialized_end=708
+  _globals['_OPENEDENTRIES']._serialized_start=710
+  _globals['_OPENEDENTRIES']._serialized_end=742
+  _globals['_GETPARAMETERSREQUEST']._serialized_start=744
+  _globals['_GETPARAMETERSREQUEST']._serialized_end=788
+  _globals['_GETOWNENTRYREQUEST']._serialized_start=790
+  _globals['_GETOWNENTRYREQUEST']._serialized_end=845
+  _globals['_OWNENTRY']._serialized_start=847
+  _globals['_OWNENTRY']._serialized_end=928
+  _globals['_TOTALS']._serialized_start=1055
+  _globals['_TOTALS']._serialized_end=1524
 # @@protoc_insertion_point(module_scope)

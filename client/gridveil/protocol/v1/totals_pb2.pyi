@@ -1,3 +1,4 @@
+from gridveil.protocol.v1 import aggregator_pb2 as _aggregator_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -49,14 +50,28 @@ class WatchTotalsRequest(_message.Message):
     def __init__(self, from_window: _Optional[int] = ...) -> None: ...
 
 class WindowOutcome(_message.Message):
-    __slots__ = ("window_start", "total", "not_released")
+    __slots__ = ("window_start", "total", "not_released", "proof")
     WINDOW_START_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     NOT_RELEASED_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
     window_start: int
     total: SignedTotal
     not_released: NotReleasedReason
-    def __init__(self, window_start: _Optional[int] = ..., total: _Optional[_Union[SignedTotal, _Mapping]] = ..., not_released: _Optional[_Union[NotReleasedReason, str]] = ...) -> None: ...
+    proof: LogProof
+    def __init__(self, window_start: _Optional[int] = ..., total: _Optional[_Union[SignedTotal, _Mapping]] = ..., not_released: _Optional[_Union[NotReleasedReason, str]] = ..., proof: _Optional[_Union[LogProof, _Mapping]] = ...) -> None: ...
+
+class LogProof(_message.Message):
+    __slots__ = ("index", "record", "hashes", "checkpoint")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    record: bytes
+    hashes: _containers.RepeatedScalarFieldContainer[bytes]
+    checkpoint: bytes
+    def __init__(self, index: _Optional[int] = ..., record: _Optional[bytes] = ..., hashes: _Optional[_Iterable[bytes]] = ..., checkpoint: _Optional[bytes] = ...) -> None: ...
 
 class SignedTotal(_message.Message):
     __slots__ = ("total", "signature")
@@ -77,3 +92,29 @@ class OpenedEntries(_message.Message):
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
     entries: bytes
     def __init__(self, entries: _Optional[bytes] = ...) -> None: ...
+
+class GetParametersRequest(_message.Message):
+    __slots__ = ("window_start",)
+    WINDOW_START_FIELD_NUMBER: _ClassVar[int]
+    window_start: int
+    def __init__(self, window_start: _Optional[int] = ...) -> None: ...
+
+class GetOwnEntryRequest(_message.Message):
+    __slots__ = ("window_start", "tag")
+    WINDOW_START_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    window_start: int
+    tag: bytes
+    def __init__(self, window_start: _Optional[int] = ..., tag: _Optional[bytes] = ...) -> None: ...
+
+class OwnEntry(_message.Message):
+    __slots__ = ("sealed_entry", "index", "leaf_hash", "proof")
+    SEALED_ENTRY_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    LEAF_HASH_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    sealed_entry: bytes
+    index: int
+    leaf_hash: bytes
+    proof: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, sealed_entry: _Optional[bytes] = ..., index: _Optional[int] = ..., leaf_hash: _Optional[bytes] = ..., proof: _Optional[_Iterable[bytes]] = ...) -> None: ...

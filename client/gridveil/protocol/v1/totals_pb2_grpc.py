@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from gridveil.protocol.v1 import aggregator_pb2 as gridveil_dot_v1_dot_aggregator__pb2
 from gridveil.protocol.v1 import totals_pb2 as gridveil_dot_v1_dot_totals__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -54,6 +55,16 @@ class TotalsStub:
                 request_serializer=gridveil_dot_v1_dot_totals__pb2.GetEntriesRequest.SerializeToString,
                 response_deserializer=gridveil_dot_v1_dot_totals__pb2.OpenedEntries.FromString,
                 _registered_method=True)
+        self.GetParameters = channel.unary_unary(
+                '/gridveil.v1.Totals/GetParameters',
+                request_serializer=gridveil_dot_v1_dot_totals__pb2.GetParametersRequest.SerializeToString,
+                response_deserializer=gridveil_dot_v1_dot_aggregator__pb2.SignedCityParameters.FromString,
+                _registered_method=True)
+        self.GetOwnEntry = channel.unary_unary(
+                '/gridveil.v1.Totals/GetOwnEntry',
+                request_serializer=gridveil_dot_v1_dot_totals__pb2.GetOwnEntryRequest.SerializeToString,
+                response_deserializer=gridveil_dot_v1_dot_totals__pb2.OwnEntry.FromString,
+                _registered_method=True)
 
 
 class TotalsServicer:
@@ -61,7 +72,7 @@ class TotalsServicer:
 
     def GetTotal(self, request, context):
         """One settled window. NOT_RELEASED, in one shape, for every window that is not settled: in work,
-        late, too small or never begun. Roles: operator, auditor.
+        late, too small or never begun. Roles: operator, auditor, meter, gateway.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,7 +97,24 @@ class TotalsServicer:
 
     def GetEntries(self, request, context):
         """The opened entries of a released window, for recomputing the opening equation. NOT_FOUND if the
-        key-holder's policy does not publish them. Roles: auditor.
+        key-holder's policy does not publish them. Roles: auditor; if they are published to everybody,
+        also operator, meter, gateway.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetParameters(self, request, context):
+        """The city parameters that a released window's total names. Check the signature against the pinned
+        identity key before use. Roles: operator, auditor, meter, gateway.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOwnEntry(self, request, context):
+        """A meter's own opened entry of a released window, whoever may see the entries of others.
+        NOT_FOUND if own entries of the window are not kept any more. Roles: meter, gateway.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +142,16 @@ def add_TotalsServicer_to_server(servicer, server):
                     servicer.GetEntries,
                     request_deserializer=gridveil_dot_v1_dot_totals__pb2.GetEntriesRequest.FromString,
                     response_serializer=gridveil_dot_v1_dot_totals__pb2.OpenedEntries.SerializeToString,
+            ),
+            'GetParameters': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetParameters,
+                    request_deserializer=gridveil_dot_v1_dot_totals__pb2.GetParametersRequest.FromString,
+                    response_serializer=gridveil_dot_v1_dot_aggregator__pb2.SignedCityParameters.SerializeToString,
+            ),
+            'GetOwnEntry': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOwnEntry,
+                    request_deserializer=gridveil_dot_v1_dot_totals__pb2.GetOwnEntryRequest.FromString,
+                    response_serializer=gridveil_dot_v1_dot_totals__pb2.OwnEntry.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -224,6 +262,60 @@ class Totals:
             '/gridveil.v1.Totals/GetEntries',
             gridveil_dot_v1_dot_totals__pb2.GetEntriesRequest.SerializeToString,
             gridveil_dot_v1_dot_totals__pb2.OpenedEntries.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetParameters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gridveil.v1.Totals/GetParameters',
+            gridveil_dot_v1_dot_totals__pb2.GetParametersRequest.SerializeToString,
+            gridveil_dot_v1_dot_aggregator__pb2.SignedCityParameters.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOwnEntry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gridveil.v1.Totals/GetOwnEntry',
+            gridveil_dot_v1_dot_totals__pb2.GetOwnEntryRequest.SerializeToString,
+            gridveil_dot_v1_dot_totals__pb2.OwnEntry.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 What operators and auditors may read: only what was released."""
 
 from collections import abc as _abc
+from gridveil.protocol.v1 import aggregator_pb2 as _aggregator_pb2
 from gridveil.protocol.v1 import totals_pb2 as _totals_pb2
 from grpc import aio as _aio
 import abc as _abc_1
@@ -33,7 +34,7 @@ class TotalsStub:
     def __new__(cls, channel: _aio.Channel) -> TotalsAsyncStub: ...
     GetTotal: _grpc.UnaryUnaryMultiCallable[_totals_pb2.GetTotalRequest, _totals_pb2.WindowOutcome]
     """One settled window. NOT_RELEASED, in one shape, for every window that is not settled: in work,
-    late, too small or never begun. Roles: operator, auditor.
+    late, too small or never begun. Roles: operator, auditor, meter, gateway.
     """
     ListTotals: _grpc.UnaryUnaryMultiCallable[_totals_pb2.ListTotalsRequest, _totals_pb2.ListTotalsResponse]
     """Settled windows of a range, oldest first, paged. Roles: operator, auditor."""
@@ -45,7 +46,16 @@ class TotalsStub:
     """
     GetEntries: _grpc.UnaryStreamMultiCallable[_totals_pb2.GetEntriesRequest, _totals_pb2.OpenedEntries]
     """The opened entries of a released window, for recomputing the opening equation. NOT_FOUND if the
-    key-holder's policy does not publish them. Roles: auditor.
+    key-holder's policy does not publish them. Roles: auditor; if they are published to everybody,
+    also operator, meter, gateway.
+    """
+    GetParameters: _grpc.UnaryUnaryMultiCallable[_totals_pb2.GetParametersRequest, _aggregator_pb2.SignedCityParameters]
+    """The city parameters that a released window's total names. Check the signature against the pinned
+    identity key before use. Roles: operator, auditor, meter, gateway.
+    """
+    GetOwnEntry: _grpc.UnaryUnaryMultiCallable[_totals_pb2.GetOwnEntryRequest, _totals_pb2.OwnEntry]
+    """A meter's own opened entry of a released window, whoever may see the entries of others.
+    NOT_FOUND if own entries of the window are not kept any more. Roles: meter, gateway.
     """
 
 @_typing.type_check_only
@@ -53,7 +63,7 @@ class TotalsAsyncStub(TotalsStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetTotal: _aio.UnaryUnaryMultiCallable[_totals_pb2.GetTotalRequest, _totals_pb2.WindowOutcome]  # type: ignore[assignment]
     """One settled window. NOT_RELEASED, in one shape, for every window that is not settled: in work,
-    late, too small or never begun. Roles: operator, auditor.
+    late, too small or never begun. Roles: operator, auditor, meter, gateway.
     """
     ListTotals: _aio.UnaryUnaryMultiCallable[_totals_pb2.ListTotalsRequest, _totals_pb2.ListTotalsResponse]  # type: ignore[assignment]
     """Settled windows of a range, oldest first, paged. Roles: operator, auditor."""
@@ -65,7 +75,16 @@ class TotalsAsyncStub(TotalsStub):
     """
     GetEntries: _aio.UnaryStreamMultiCallable[_totals_pb2.GetEntriesRequest, _totals_pb2.OpenedEntries]  # type: ignore[assignment]
     """The opened entries of a released window, for recomputing the opening equation. NOT_FOUND if the
-    key-holder's policy does not publish them. Roles: auditor.
+    key-holder's policy does not publish them. Roles: auditor; if they are published to everybody,
+    also operator, meter, gateway.
+    """
+    GetParameters: _aio.UnaryUnaryMultiCallable[_totals_pb2.GetParametersRequest, _aggregator_pb2.SignedCityParameters]  # type: ignore[assignment]
+    """The city parameters that a released window's total names. Check the signature against the pinned
+    identity key before use. Roles: operator, auditor, meter, gateway.
+    """
+    GetOwnEntry: _aio.UnaryUnaryMultiCallable[_totals_pb2.GetOwnEntryRequest, _totals_pb2.OwnEntry]  # type: ignore[assignment]
+    """A meter's own opened entry of a released window, whoever may see the entries of others.
+    NOT_FOUND if own entries of the window are not kept any more. Roles: meter, gateway.
     """
 
 class TotalsServicer(metaclass=_abc_1.ABCMeta):
@@ -76,7 +95,7 @@ class TotalsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_totals_pb2.WindowOutcome, _abc.Awaitable[_totals_pb2.WindowOutcome]]:
         """One settled window. NOT_RELEASED, in one shape, for every window that is not settled: in work,
-        late, too small or never begun. Roles: operator, auditor.
+        late, too small or never begun. Roles: operator, auditor, meter, gateway.
         """
 
     @_abc_1.abstractmethod
@@ -106,7 +125,28 @@ class TotalsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_totals_pb2.OpenedEntries], _abc.AsyncIterator[_totals_pb2.OpenedEntries]]:
         """The opened entries of a released window, for recomputing the opening equation. NOT_FOUND if the
-        key-holder's policy does not publish them. Roles: auditor.
+        key-holder's policy does not publish them. Roles: auditor; if they are published to everybody,
+        also operator, meter, gateway.
+        """
+
+    @_abc_1.abstractmethod
+    def GetParameters(
+        self,
+        request: _totals_pb2.GetParametersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_aggregator_pb2.SignedCityParameters, _abc.Awaitable[_aggregator_pb2.SignedCityParameters]]:
+        """The city parameters that a released window's total names. Check the signature against the pinned
+        identity key before use. Roles: operator, auditor, meter, gateway.
+        """
+
+    @_abc_1.abstractmethod
+    def GetOwnEntry(
+        self,
+        request: _totals_pb2.GetOwnEntryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_totals_pb2.OwnEntry, _abc.Awaitable[_totals_pb2.OwnEntry]]:
+        """A meter's own opened entry of a released window, whoever may see the entries of others.
+        NOT_FOUND if own entries of the window are not kept any more. Roles: meter, gateway.
         """
 
 def add_TotalsServicer_to_server(servicer: TotalsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
