@@ -107,7 +107,7 @@ class Lane:
     def check_opening(self) -> None:
         """Decrypt the lane, check every slot, and compare with the sum of the commitments."""
         policy, epoch = self.keys.parameters.policy, self.keys.parameters.epoch
-        (slots,) = self.keys.slot_sums(WINDOW, [self.sum])
+        slots = self.keys.slot_sums(WINDOW, self.sum)
         totals, blinding = policy.layout.from_slot_sums(slots)
         generators = Generators.derive(
             policy.city_id, epoch.epoch_id, WINDOW, policy.register_names

@@ -15,6 +15,7 @@ from gridveil.protocol.commitment import Generators, add_points
 from gridveil.protocol.errors import GridveilError, Reason
 from gridveil.protocol.release import ENTRY_BYTES
 from gridveil.protocol.v1.keyholder_pb2 import EntryChunk, ReleaseMessage
+from gridveil.protocol.windows import lane_of
 from gridveil.verification import verify_total
 from tests.support.keyholders import PreparedCity, prepare_city, refusal_of, state_of
 from tests.support.reports import BuiltRelease, build_release, build_report
@@ -28,6 +29,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedCity:
 @pytest.fixture
 def city(prepared: PreparedCity, tmp_path: Path) -> PreparedCity:
     return prepared.copy(tmp_path / "city")
+
+
+def lane_of_meter(city: PreparedCity, at: int) -> int:
+    epoch_id = city.parameters.epoch.epoch_id
+    return lane_of(epoch_id, city.window, city.meters[at].meter_id, city.release.header.lanes)
 
 
 def test_an_honest_release_gives_the_exact_total(city: PreparedCity) -> None:
@@ -78,13 +84,16 @@ def test_a_partial_cohort_is_counted_as_it_is(city: PreparedCity) -> None:
     assert total.sum("import_wh") == sum(300 + 7 * at for at in range(5, 110))
 
 
-def test_totals_up_to_the_bound_are_released(city: PreparedCity) -> None:
-    rest = sum(300 + 7 * at for at in range(120) if at != 7)
-    report = build_report(city.parameters, city.meters[7], city.window, [24_000_000 - rest, 0])
+def test_lane_totals_up_to_the_bound_are_released(city: PreparedCity) -> None:
+    lane = lane_of_meter(city, 7)
+    others = [at for at in range(120) if lane_of_meter(city, at) == lane and at != 7]
+    bound = 200_000 * (len(others) + 1)
+    most = bound - sum(300 + 7 * at for at in others)
+    report = build_report(city.parameters, city.meters[7], city.window, [most, 0])
     release = build_release(city.parameters, city.roster_version, city.reports_with(report))
     with city.open() as keyholder:
         keyholder.releases.release(release.messages())
-    assert city.totals()[city.window].sum("import_wh") == 24_000_000
+    assert city.totals()[city.window].sum("import_wh") == city.truth[0] - (300 + 7 * 7) + most
 
 
 def test_the_total_opens_the_commitments_that_were_published(city: PreparedCity) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 import structlog
@@ -65,8 +64,8 @@ class EpochKeys:
     def __init__(self, signed: SignedParameters, keys: Secrets) -> None:
         self.signed = signed
         self.parameters = signed.parameters
-        self.decryptions: Counter[int] = Counter()
-        """By window: how often its lanes were decrypted since the process started."""
+        self.decryptions: Counter[tuple[int, int]] = Counter()
+        """By window and lane: how often it was decrypted since the process started."""
         epoch, crypto = signed.parameters.epoch, signed.parameters.policy.crypto
         if x25519_public(keys.sealing) != epoch.sealing_key or len(keys.ckks) != 8 * crypto.degree:
             raise IntegrityLost(Reason.PARTIAL_CORRUPT, "the epoch's secrets are not its own")
@@ -100,31 +99,21 @@ class EpochKeys:
             self._shared.put(place, key)
         return key
 
-    def slot_sums(self, window_start: int, lanes: Sequence[LaneSum]) -> list[list[int]]:
-        """The sum of every slot over the reports of each lane.
-
-        Every lane is decrypted and checked whatever became of those before it, so that the time
-        it takes says nothing about which one failed.
+    def slot_sums(self, window_start: int, lane: LaneSum) -> list[int]:
+        """The sum of every slot over the reports of a lane.
 
         Raises:
-            OpeningFailed: in some lane a slot is no sum of bytes, or the epoch was destroyed.
+            OpeningFailed: some slot is no sum of bytes, or the epoch was destroyed.
         """
         self._check_alive()
-        self.decryptions[window_start] += 1
-        opened = [self._open(lane) for lane in lanes]
-        sums = [lane for lane in opened if lane is not None]
-        if len(sums) != len(lanes):
-            raise OpeningFailed
-        return sums
-
-    def _open(self, lane: LaneSum) -> list[int] | None:
+        self.decryptions[window_start, lane.lane] += 1
         crypto, slots = self.parameters.policy.crypto, self.parameters.policy.layout.slots
         residues = parse_sum(lane.ciphertext, crypto, slots)
         coefficients = decrypt_folded(residues, self._residues, crypto, slots)
         try:
             return checked_slot_sums(slot_values(coefficients, crypto, slots), lane.count)
         except SlotCheckFailed:
-            return None
+            raise OpeningFailed from None
 
     def _check_alive(self) -> None:
         if not self._residues:
@@ -152,7 +141,7 @@ class EpochRing:
         self._keys: dict[bytes, EpochKeys] = {}
         self._condemned: set[bytes] = set()
         """Destroyed by the log, while their files could not be destroyed yet."""
-        self._decryptions: Counter[int] = Counter()
+        self._decryptions: Counter[tuple[int, int]] = Counter()
         """Made with keys that are destroyed by now."""
 
     def load(self) -> None:
@@ -249,9 +238,9 @@ class EpochRing:
         return None
 
     def decryptions(self, window_start: int) -> int:
-        """How often a window's lanes were decrypted since the process started."""
-        living = sum(keys.decryptions[window_start] for keys in list(self._keys.values()))
-        return living + self._decryptions[window_start]
+        """How often a lane of a window was decrypted at the most since the process started."""
+        found = [keys.decryptions for keys in list(self._keys.values())] + [self._decryptions]
+        return max((n for of in found for (w, _), n in of.items() if w == window_start), default=0)
 
     def _destroy(self, epoch: LoggedEpoch, cause: DestructionCause, end_window: int) -> None:
         keys = self._keys.pop(epoch.epoch_id, None)

@@ -47,6 +47,14 @@ class LoggedEpoch:
     failures: int = 0
     """Lanes that were decrypted with its keys and did not open."""
 
+    def serves(self, window_start: int) -> bool:
+        """Whether a window belongs to this epoch."""
+        return self.first_window <= window_start < self.end_window
+
+    def failures_left(self, budget: int) -> int:
+        """Lanes that may yet be decrypted and not open; nothing may be decrypted for 0."""
+        return 0 if self.destroyed else max(0, budget - self.failures)
+
 
 class Ledger:
     """Reads the log once, then keeps it and what it means in step. Thread-safe."""
@@ -111,6 +119,12 @@ class Ledger:
         with self._lock:
             return dict(self._epochs)
 
+    def epoch_of(self, parameters_digest: bytes) -> LoggedEpoch | None:
+        """The epoch with these parameters."""
+        with self._lock:
+            found = (e for e in self._epochs.values() if e.parameters_digest == parameters_digest)
+            return next(found, None)
+
     def claim(
         self,
         window_start: int,
@@ -161,9 +175,7 @@ class Ledger:
         )
         self._record(LogRecord(epoch_created=created))
 
-    def epoch_destroyed(
-        self, epoch_id: bytes, cause: DestructionCause, end_window: int
-    ) -> None:
+    def epoch_destroyed(self, epoch_id: bytes, cause: DestructionCause, end_window: int) -> None:
         """The secret keys of an epoch are gone; it serves no window from ``end_window`` on."""
         destroyed = EpochDestroyed(epoch_id=epoch_id, cause=cause, end_window=end_window)
         self._record(LogRecord(epoch_destroyed=destroyed))
@@ -283,12 +295,9 @@ class Ledger:
         self._settle(window_start, status, self.state(window_start).release_digest)
 
     def _spend(self, window_start: int, failures: int) -> None:
-        named = self._parameters.pop(window_start)
-        for epoch in self._epochs.values():
-            if epoch.parameters_digest == named:
-                spent = replace(epoch, failures=epoch.failures + failures)
-                self._epochs[epoch.epoch_id] = spent
-                return
+        epoch = self.epoch_of(self._parameters.pop(window_start))
+        if epoch is not None:
+            self._epochs[epoch.epoch_id] = replace(epoch, failures=epoch.failures + failures)
 
     def _note_epoch(self, created: EpochCreated) -> None:
         self._epochs[created.epoch_id] = LoggedEpoch(

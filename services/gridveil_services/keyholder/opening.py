@@ -2,15 +2,20 @@
 
     S_1*G_1 + S_2*G_2 + ... + B*H  ==  sum of the commitments of the lane's meters
 
-for every lane, where each S holds the sums of four registers. All of it or nothing: one lane that
-does not open refuses its window.
+for every lane by itself, where each S holds the sums of four registers. A lane that does not open
+is left out and never tried again. Whether a lane that was decrypted opens is an oracle on the
+secret key: so a lane with a seal that does not open is left out before it is decrypted, and after
+as many failures as the keys may bear nothing more is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import chain
+
+import structlog
 
 from gridveil.protocol.commitment import (
     POINT_BYTES,
@@ -19,6 +24,8 @@ from gridveil.protocol.commitment import (
     commitment_hash,
     parse_commitment,
 )
+from gridveil.protocol.errors import GridveilError
+from gridveil.protocol.layout import ID_BYTES
 from gridveil.protocol.release import Entry, LaneSum, split_entries
 from gridveil.protocol.sealing import open_sealed
 from gridveil.protocol.slots import GROUP_ORDER
@@ -27,79 +34,154 @@ from gridveil_services.keyholder.epoch_keys import EpochKeys, OpeningFailed
 from gridveil_services.keyholder.membership import Membership
 from gridveil_services.keyholder.spool import SpooledRelease
 
+MACHINE_FAILURES = (OSError, MemoryError, RuntimeError)
+"""Not the release's fault: RuntimeError as of a thread that cannot be started."""
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """How far an opening may go."""
+
+    failures: int
+    """Lanes that may be decrypted and not open; nothing is decrypted after the last of them."""
+    all_or_nothing: bool
+    """Whether one lane that does not open refuses the window."""
+    is_cohort: Callable[[int], bool]
+    """Whether so many meters are enough for a total."""
+
+    @property
+    def most_failures(self) -> int:
+        """Failures after which no further lane is decrypted."""
+        return min(self.failures, 1) if self.all_or_nothing else self.failures
+
+    def permits(self, opened: Sequence[LaneSum], lanes: Sequence[LaneSum]) -> bool:
+        """Whether a total over some lanes of a release may be released."""
+        if self.all_or_nothing and len(opened) < len(lanes):
+            return False
+        return self.is_cohort(sum(lane.count for lane in opened))
+
 
 @dataclass(frozen=True)
 class Opening:
-    """What the commitments of a release open to."""
+    """What the commitments of the lanes that opened open to, all together."""
 
     totals: tuple[int, ...]
     """Of each register, in its unit."""
     blinding: int
     """B mod the group order."""
     commitments: bytes
-    """32 bytes an entry, in the order of the entries."""
+    """32 bytes an entry of these lanes, in the order of the entries."""
+    count: int
+    """Meters in these lanes."""
+    left_out: tuple[int, ...]
+    """The other lanes of the release."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a release. Without an opening it is refused; nobody outside learns why."""
+
+    opening: Opening | None
+    failed: tuple[int, ...] = ()
+    """Lanes that were decrypted and did not open, each spent of the failure budget."""
+    passed: tuple[int, ...] = ()
+    """Lanes that opened, even if they are not enough for a total."""
+    proven: tuple[bytes, ...] = ()
+    """Meters whose own seal does not open, which they have signed."""
+
+
+@dataclass(frozen=True)
+class _SealedLane:
+    """A lane whose seals were opened."""
+
+    lane: LaneSum
+    commitments: bytes
+    """Of its entries; void if one could not be had."""
+    proven: tuple[bytes, ...]
+    """Meters whose seal does not open."""
+
+
+@dataclass(frozen=True)
+class _OpenedLane:
+    """A lane whose sum opens its meters' commitments."""
+
+    sealed: _SealedLane
+    totals: Sequence[int]
+    blinding: int
 
 
 def open_release(
-    release: SpooledRelease, keys: EpochKeys, members: Membership, pool: Executor
-) -> Opening:
-    """The totals of a release that its window was claimed for.
+    release: SpooledRelease,
+    keys: EpochKeys,
+    members: Membership,
+    allowance: Allowance,
+    pool: Executor,
+) -> Outcome:
+    """Open what may be opened of a release that its window was claimed for.
 
-    The seals come first: one that does not open refuses the release before any decryption.
+    The seals of all lanes come first. The lanes whose seals open are decrypted in ascending
+    order, if they are enough for a total. One that fails does not stop those after it, until
+    ``allowance`` ends it: what opens clears its meters.
 
     Raises:
-        OpeningFailed, or a GridveilError of the protocol: it does not open. The cause is for
-            nobody outside.
+        OpeningFailed: an entry is of no meter that was ever enrolled; nothing was decrypted.
+        OSError, MemoryError, RuntimeError: the machine failed.
     """
-    commitments = _open_seals(release, keys, members, pool)
-    sums = _lane_points(release.lanes, commitments, pool)
-    opened = keys.slot_sums(release.header.window_start, release.lanes)
-    parameters = keys.parameters
-    policy = parameters.policy
-    generators = Generators.derive(
-        policy.city_id,
-        parameters.epoch.epoch_id,
-        release.header.window_start,
-        policy.register_names,
+    if allowance.failures <= 0:
+        return Outcome(None)
+    sealed = [_open_seals(release, lane, keys, members, pool) for lane in release.lanes]
+    proven = tuple(chain.from_iterable(lane.proven for lane in sealed))
+    sound = [lane for lane in sealed if not lane.proven]
+    if not allowance.permits([lane.lane for lane in sound], release.lanes):
+        return Outcome(None, proven=proven)
+    opened, failed = _open_lanes(release, sound, keys, allowance.most_failures, pool)
+    lanes = [lane.sealed.lane for lane in opened]
+    return Outcome(
+        opening=_join(opened, release) if allowance.permits(lanes, release.lanes) else None,
+        failed=tuple(failed),
+        passed=tuple(lane.lane for lane in lanes),
+        proven=proven,
     )
-    lanes = [policy.layout.from_slot_sums(slots) for slots in opened]
-    holds = [generators.commit(*lane) == sum_ for lane, sum_ in zip(lanes, sums, strict=True)]
-    if not all(holds):
-        raise OpeningFailed
-    totals = tuple(map(sum, zip(*(totals for totals, _ in lanes), strict=True)))
-    bounds = (register.bound * release.header.count for register in policy.registers)
-    if not all(0 <= total <= bound for total, bound in zip(totals, bounds, strict=True)):
-        raise OpeningFailed
-    return Opening(totals, sum(blinding for _, blinding in lanes) % GROUP_ORDER, commitments)
 
 
 def _open_seals(
-    release: SpooledRelease, keys: EpochKeys, members: Membership, pool: Executor
-) -> bytes:
-    def open_entries(entries: bytes) -> bytes:
-        return b"".join(
-            _open_seal(Entry.decode(data, *named), keys, members) for data in split_entries(entries)
-        )
+    release: SpooledRelease, lane: LaneSum, keys: EpochKeys, members: Membership, pool: Executor
+) -> _SealedLane:
+    def open_entries(entries: bytes) -> tuple[bytes, list[bytes]]:
+        commitments, proven = bytearray(), []
+        for data in split_entries(entries):
+            commitment = _open_seal(Entry.decode(data, *named), keys, members)
+            if commitment is None:
+                proven.append(data[:ID_BYTES])
+            else:
+                commitments += commitment
+        return bytes(commitments), proven
 
     named = release.header.parameters_digest, release.header.window_start
-    found = bytearray()
-    for chunk in release.chunks():
-        for commitments in pool.map(open_entries, cut(chunk, THREADS)):
-            found += commitments
-    return bytes(found)
+    parts = [
+        part
+        for chunk in release.chunks_of(lane.lane)
+        for part in pool.map(open_entries, cut(chunk, THREADS))
+    ]
+    commitments = b"".join(found for found, _ in parts)
+    return _SealedLane(lane, commitments, tuple(chain.from_iterable(p for _, p in parts)))
 
 
-def _open_seal(entry: Entry, keys: EpochKeys, members: Membership) -> bytes:
+def _open_seal(entry: Entry, keys: EpochKeys, members: Membership) -> bytes | None:
+    """The commitment that a meter sealed, or None if it sealed none that its h names."""
     claim, parameters = entry.claim, keys.parameters
     place = members.place(claim.meter_id)
     if place is None:
         raise OpeningFailed
-    commitment = open_sealed(
-        keys.shared_key(place, members.at(place)),
-        claim.sealed_commitment,
-        claim.commitment_hash,
-        claim.seal_data(),
-    )
+    key = keys.shared_key(place, members.at(place))
+    try:
+        commitment = parse_commitment(
+            open_sealed(key, claim.sealed_commitment, claim.commitment_hash, claim.seal_data())
+        )
+    except GridveilError:
+        return None
     shown = commitment_hash(
         parameters.policy.city_id,
         parameters.epoch.epoch_id,
@@ -107,16 +189,77 @@ def _open_seal(entry: Entry, keys: EpochKeys, members: Membership) -> bytes:
         claim.meter_id,
         commitment,
     )
-    if shown != claim.commitment_hash:
-        raise OpeningFailed
-    return parse_commitment(commitment)
+    return commitment if shown == claim.commitment_hash else None
 
 
-def _lane_points(lanes: list[LaneSum], commitments: bytes, pool: Executor) -> list[bytes]:
-    """The sum of each lane's commitments; entries ascend by lane."""
-    ends = accumulate((lane.count for lane in lanes), initial=0)
-    spans = [commitments[a * POINT_BYTES : b * POINT_BYTES] for a, b in pairwise(ends)]
-    return list(pool.map(_add_all, spans))
+def _open_lanes(
+    release: SpooledRelease,
+    sealed: Sequence[_SealedLane],
+    keys: EpochKeys,
+    most_failures: int,
+    pool: Executor,
+) -> tuple[list[_OpenedLane], list[int]]:
+    """The lanes that open and the numbers of those that do not, in ascending order."""
+    policy, epoch = keys.parameters.policy, keys.parameters.epoch
+    window_start = release.header.window_start
+    generators = Generators.derive(
+        policy.city_id, epoch.epoch_id, window_start, policy.register_names
+    )
+    points = list(pool.map(_add_all, (lane.commitments for lane in sealed)))
+    opened: list[_OpenedLane] = []
+    failed: list[int] = []
+    for lane, point in zip(sealed, points, strict=True):
+        if len(failed) >= most_failures:
+            break
+        found = _open_lane(lane, point, generators, keys, window_start)
+        if found is None:
+            failed.append(lane.lane.lane)
+        else:
+            opened.append(found)
+    return opened, failed
+
+
+def _open_lane(
+    sealed: _SealedLane, point: bytes, generators: Generators, keys: EpochKeys, window_start: int
+) -> _OpenedLane | None:
+    """A lane opened, or None.
+
+    Every check is made whatever the others found, so that the time it takes tells no more than
+    that the lane failed.
+    """
+    policy, lane = keys.parameters.policy, sealed.lane
+    try:
+        slots, whole = keys.slot_sums(window_start, lane), True
+    except MACHINE_FAILURES:
+        raise
+    except Exception as error:
+        if not isinstance(error, OpeningFailed):
+            _log.error("a lane cannot be decrypted", exc_info=error)
+        slots, whole = [0] * policy.layout.slots, False
+    totals, blinding = policy.layout.from_slot_sums(slots)
+    holds = generators.commit(totals, blinding) == point
+    bounds = [register.bound * lane.count for register in policy.registers]
+    within = all(0 <= total <= bound for total, bound in zip(totals, bounds, strict=True))
+    return _OpenedLane(sealed, totals, blinding) if whole and holds and within else None
+
+
+def _join(opened: Sequence[_OpenedLane], release: SpooledRelease) -> Opening:
+    kept = {lane.sealed.lane.lane for lane in opened}
+    return Opening(
+        totals=tuple(map(sum, zip(*(lane.totals for lane in opened), strict=True))),
+        blinding=sum(lane.blinding for lane in opened) % GROUP_ORDER,
+        commitments=b"".join(lane.sealed.commitments for lane in opened),
+        count=sum(lane.sealed.lane.count for lane in opened),
+        left_out=tuple(lane.lane for lane in release.lanes if lane.lane not in kept),
+    )
+
+
+def meters_of(release: SpooledRelease, lanes: Iterable[int]) -> list[list[bytes]]:
+    """The meter ids in each of some lanes."""
+    return [
+        [data[:ID_BYTES] for chunk in release.chunks_of(lane) for data in split_entries(chunk)]
+        for lane in lanes
+    ]
 
 
 def _add_all(points: bytes) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from gridveil.protocol.city import PPM, CityParameters, CityPolicy
+from gridveil.protocol.city import PPM, CityParameters, CityPolicy, FailingLanes
 from gridveil.protocol.errors import (
     Conflict,
     MalformedInput,
@@ -66,6 +66,8 @@ class Facts:
     """In force for the window."""
     policy: CityPolicy
     """The key-holder's own configuration of today."""
+    spent: bool = False
+    """Whether the keys of the window's epoch must not decrypt any more, or are gone for that."""
 
 
 def is_settled_by(state: WindowState, release_digest: bytes) -> bool:
@@ -90,7 +92,7 @@ def is_settled_by(state: WindowState, release_digest: bytes) -> bool:
 
 
 def check_release(header: ReleaseHeader, facts: Facts) -> None:
-    """Raise unless a release with this header may be taken in.
+    """Raise unless a release with this header may be taken in, or refused if its epoch is spent.
 
     Raises:
         MalformedInput: WINDOW_MISALIGNED or COHORT_INVALID.
@@ -104,10 +106,32 @@ def check_release(header: ReleaseHeader, facts: Facts) -> None:
         raise Conflict(Reason.WINDOW_PINNED, "the window is settled")
     if facts.now >= rules.expires(header.window_start):
         raise _expired()
-    parameters = _check_epoch(header, facts.parameters)
+    # The signed policy of a spent epoch may be gone with its keys.
+    signed = facts.policy if facts.spent else _check_epoch(header, facts.parameters).policy
     roster = _check_roster(header, facts.roster)
-    _check_sealed(header, roster, parameters.policy.rules, facts.now)
-    _check_cohort(header, roster, parameters.policy, facts.policy)
+    _check_sealed(header, roster, signed.rules, facts.now)
+    if not facts.spent:
+        _check_cohort(header, roster, signed, facts.policy)
+
+
+# Of the policy that meters were shown and today's the stricter one holds, clause by clause.
+
+
+def is_cohort(count: int, enrolled: int, signed: CityPolicy, own: CityPolicy) -> bool:
+    """Whether so many distinct meters are enough for a total, of so many on the roster."""
+    cohort = max(signed.min_cohort, own.min_cohort)
+    coverage_ppm = max(signed.min_coverage_ppm, own.min_coverage_ppm)
+    return count >= cohort and count * PPM >= coverage_ppm * enrolled
+
+
+def is_all_or_nothing(signed: CityPolicy, own: CityPolicy) -> bool:
+    """Whether one lane that does not open refuses its window."""
+    return FailingLanes.REFUSE_WINDOW in {signed.failing_lanes, own.failing_lanes}
+
+
+def failure_budget(signed: CityPolicy, own: CityPolicy) -> int:
+    """Lanes that may be decrypted with an epoch's keys and not open."""
+    return min(signed.failure_budget, own.failure_budget)
 
 
 def refused() -> WrongState:
@@ -154,10 +178,7 @@ def _check_cohort(
     lanes = lane_count(roster.count, signed.crypto, signed.layout.slots)
     if header.lanes != lanes or header.count > roster.count:
         raise MalformedInput(Reason.COHORT_INVALID, "the cohort does not fit the roster")
-    # Both the policy that meters were shown and today's: it can only be made stricter.
-    cohort = max(signed.min_cohort, own.min_cohort)
-    coverage_ppm = max(signed.min_coverage_ppm, own.min_coverage_ppm)
-    if header.count < cohort or header.count * PPM < coverage_ppm * roster.count:
+    if not is_cohort(header.count, roster.count, signed, own):
         raise WrongState(Reason.COHORT_TOO_SMALL, "too few meters reported for a release")
 
 

@@ -1,7 +1,7 @@
 """Releases: one attempt a window, claimed before it is opened, answered after it is durable.
 
-    taken in -> claim durable -> opened -> entries published -> total durable -> answered
-                               `-> refusal durable -> REFUSED
+    taken in -> claim durable -> settled: a total is durable -> answered
+                                      `-> a refusal is durable -> REFUSED
 
 A crash after the claim is made good at the next start with the same release and no other. What
 fails by the machine's fault after the claim stops everything until that restart.
@@ -21,21 +21,19 @@ import structlog
 from gridveil.clock import Clock
 from gridveil.protocol.city import CityPolicy
 from gridveil.protocol.errors import (
-    GridveilError,
     IntegrityLost,
     MalformedInput,
     Reason,
     Unavailable,
 )
-from gridveil.protocol.release import RegisterTotal, ReleaseHeader, Total, entries_root
+from gridveil.protocol.release import ReleaseHeader
 from gridveil.protocol.roster import RosterVersion
 from gridveil.protocol.signing import SigningKey
 from gridveil.protocol.v1.keyholder_pb2 import ReleaseMessage
 from gridveil_services.keyholder.cohort import THREADS, Cohort
-from gridveil_services.keyholder.epoch_keys import EpochKeys, EpochRing, OpeningFailed
+from gridveil_services.keyholder.epoch_keys import EpochKeys, EpochRing
 from gridveil_services.keyholder.intake import Intake, read_header
 from gridveil_services.keyholder.ledger import Ledger
-from gridveil_services.keyholder.opening import Opening, open_release
 from gridveil_services.keyholder.policy import (
     FINAL,
     Facts,
@@ -45,8 +43,9 @@ from gridveil_services.keyholder.policy import (
     is_settled_by,
     refused,
 )
-from gridveil_services.keyholder.publication import Publication, opened_entries
+from gridveil_services.keyholder.publication import Publication
 from gridveil_services.keyholder.roster_store import RosterStore
+from gridveil_services.keyholder.settlement import Settlement, SuspicionLog
 from gridveil_services.keyholder.spool import SpooledRelease, SpoolFolder
 
 _log = structlog.get_logger()
@@ -74,9 +73,9 @@ class Releases:
         spools: SpoolFolder,
         publication: Publication,
         clock: Clock,
+        suspicions: SuspicionLog | None = None,
     ) -> None:
         self._policy = policy
-        self._identity = identity
         self._ledger = ledger
         self._ring = ring
         self._roster = roster
@@ -89,6 +88,17 @@ class Releases:
         self._opening = threading.Lock()
         self._closed = False
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="release")
+        self._settlement = Settlement(
+            policy=policy,
+            identity=identity,
+            ledger=ledger,
+            ring=ring,
+            members=roster.members,
+            publication=publication,
+            suspicions=suspicions,
+            clock=clock,
+            pool=self._pool,
+        )
 
     def close(self) -> None:
         """Settle nothing more, but let a release that is being opened come to its end."""
@@ -120,9 +130,6 @@ class Releases:
                 return Settled(digest, replayed=True)
             intake, keys, version = self._begin(header, digest)
             release = self._take(intake, messages)
-            self._ledger.claim(
-                header.window_start, digest, header.parameters_digest, header.roster_version
-            )
             self._settle(release, keys, version)
             return Settled(digest, replayed=False)
 
@@ -136,19 +143,11 @@ class Releases:
             release = self._spools.find_whole(window_start, digest)
             if release is None:
                 _log.error("a claimed release is lost", window=window_start)
-                self._record_refusal(window_start, digest)
-                continue
-            keys = self._ring.by_digest(release.header.parameters_digest)
-            version = self._roster.version(release.header.roster_version)
-            if keys is None or version is None:
-                raise IntegrityLost(
-                    Reason.PARTIAL_CORRUPT, "the keys or the roster of a claimed release are gone"
-                )
-            try:
-                self._settle(release, keys, version)
-            except GridveilError as error:
-                if error.reason is not Reason.REFUSED:
-                    raise
+                self._settlement.refuse(window_start, digest)
+            else:
+                self._settle_claimed(release)
+            self._forget(window_start)
+        self._settlement.retire_spent()
 
     def sweep(self) -> None:
         """Forget what came in for windows that are settled, or can never be."""
@@ -176,6 +175,30 @@ class Releases:
             with self._lock:
                 self._busy.remove(window_start)
 
+    def _settle_claimed(self, release: SpooledRelease) -> None:
+        header = release.header
+        keys = self._ring.by_digest(header.parameters_digest)
+        version = self._roster.version(header.roster_version)
+        if self._is_spent(header.parameters_digest, keys):
+            self._settlement.refuse(header.window_start, release.digest)
+        elif keys is None or version is None:
+            raise IntegrityLost(
+                Reason.PARTIAL_CORRUPT, "the keys or the roster of a claimed release are gone"
+            )
+        else:
+            self._settlement.settle(release, keys, version)
+
+    def _is_spent(self, parameters_digest: bytes, keys: EpochKeys | None) -> bool:
+        """Whether nothing may be decrypted any more in an epoch."""
+        epoch = self._ledger.epoch_of(parameters_digest)
+        return epoch is not None and not self._settlement.failures_left(epoch, keys)
+
+    def _is_lost(self, header: ReleaseHeader, keys: EpochKeys | None) -> bool:
+        """Whether the keys that alone open a window must not decrypt any more, or are gone."""
+        epoch = self._ledger.epoch_of(header.parameters_digest)
+        serves = epoch is not None and epoch.serves(header.window_start)
+        return serves and self._is_spent(header.parameters_digest, keys)
+
     def _begin(
         self, header: ReleaseHeader, digest: bytes
     ) -> tuple[Intake, EpochKeys, RosterVersion]:
@@ -187,12 +210,15 @@ class Releases:
             parameters=keys.parameters if keys else None,
             roster=version,
             policy=self._policy,
+            spent=self._is_lost(header, keys),
         )
         check_release(header, facts)
-        assert keys is not None
-        assert version is not None
         if self._ledger.failed:
             raise busy()
+        if facts.spent:
+            self._refuse_unopened(header, digest)
+        assert keys is not None
+        assert version is not None
         intake = self._resume(header.window_start, digest)
         if intake is None or intake.spool.header != header:
             intake = self._new_intake(header, digest, keys)
@@ -237,60 +263,32 @@ class Releases:
             raise
 
     def _settle(self, release: SpooledRelease, keys: EpochKeys, version: RosterVersion) -> None:
-        """Open a claimed release and make its outcome durable, or raise REFUSED."""
-        window_start = release.header.window_start
+        """Claim a window and settle it, or raise REFUSED.
+
+        One window at a time is claimed and not settled: the failures of each limit the next, in
+        the same way if a crash makes it begin anew.
+        """
         with self._opening:
-            if self._closed:
-                raise busy()
-            try:
-                opening = open_release(release, keys, self._roster.members, self._pool)
-            except (OSError, MemoryError, RuntimeError):  # as of a thread that cannot be started
-                self._stop()
-            except Exception as error:
-                if not isinstance(error, OpeningFailed | GridveilError):
-                    _log.error("opening failed", exc_info=error)
-                self._refuse(window_start, release.digest)
-            self._publish(release, keys, version, opening)
-        _log.info("released", window=window_start, meters=release.header.count)
-        self._forget(window_start)
+            self._claim(release.header, release.digest)
+            released = self._settlement.settle(release, keys, version)
+        self._forget(release.header.window_start)
+        if not released:
+            raise refused()
 
-    def _publish(
-        self,
-        release: SpooledRelease,
-        keys: EpochKeys,
-        version: RosterVersion,
-        opening: Opening,
-    ) -> None:
-        audience = min(keys.parameters.policy.entry_audience, self._policy.entry_audience)
-        try:
-            total = _total(release, keys, version, opening)
-            self._publication.write(
-                release, opening.commitments, total.left_out, keys, self._roster.members, audience
-            )
-        except OSError:
-            self._stop()
-        signature = total.sign(self._identity)
-        self._ledger.released(release.header.window_start, total.encode(), signature)
-
-    def _refuse(self, window_start: int, digest: bytes) -> Never:
-        self._record_refusal(window_start, digest)
+    def _refuse_unopened(self, header: ReleaseHeader, digest: bytes) -> Never:
+        """Claim a window whose epoch is spent, and raise REFUSED."""
+        with self._opening:
+            self._claim(header, digest)
+            self._settlement.refuse(header.window_start, digest)
+        self._forget(header.window_start)
         raise refused()
 
-    def _record_refusal(self, window_start: int, digest: bytes) -> None:
-        try:
-            self._publication.discard(window_start)
-        except OSError:
-            self._stop()
-        self._ledger.refused(window_start, digest)
-        _log.warning("refused", window=window_start)
-        self._forget(window_start)
-
-    def _stop(self) -> Never:
-        """The machine failed between a claim and its outcome: a restart makes it good."""
-        self._ledger.fail()
-        raise Unavailable(
-            Reason.KEYHOLDER_UNAVAILABLE, "the key-holder has stopped releasing"
-        ) from None
+    def _claim(self, header: ReleaseHeader, digest: bytes) -> None:
+        if self._closed:
+            raise busy()
+        self._ledger.claim(
+            header.window_start, digest, header.parameters_digest, header.roster_version
+        )
 
     def _forget(self, window_start: int) -> None:
         self._intakes.pop(window_start, None)
@@ -298,29 +296,3 @@ class Releases:
             self._spools.delete(window_start)
         except OSError:
             _log.warning("a spool cannot be deleted", window=window_start)
-
-
-def _total(
-    release: SpooledRelease, keys: EpochKeys, version: RosterVersion, opening: Opening
-) -> Total:
-    parameters, header = keys.parameters, release.header
-    policy = parameters.policy
-    return Total(
-        city_id=policy.city_id,
-        epoch_id=parameters.epoch.epoch_id,
-        parameters_digest=parameters.digest,
-        window_start=header.window_start,
-        window_length=policy.window_length,
-        roster_version=version.version,
-        enrolled=version.count,
-        count=header.count,
-        lanes=header.lanes,
-        left_out=(),
-        release_digest=release.digest,
-        entries_root=entries_root(opened_entries(release, opening.commitments)),
-        registers=tuple(
-            RegisterTotal(register.name, register.unit, total)
-            for register, total in zip(policy.registers, opening.totals, strict=True)
-        ),
-        blinding=opening.blinding.to_bytes(32, "little"),
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from gridveil.protocol.errors import GridveilError
 from gridveil.protocol.layout import DIGEST_BYTES, ID_BYTES, Reader, blob, text, u32, u64
 from gridveil.protocol.release import (
     CHUNK_BYTES,
+    ENTRY_BYTES,
     EntriesDigest,
     LaneSum,
     ReleaseHeader,
@@ -43,6 +45,12 @@ class SpooledRelease:
     def chunks(self) -> Iterator[bytes]:
         """Its entries, whole ones, at most 1 MiB at a time."""
         return read_chunks(self.folder)
+
+    def chunks_of(self, lane: int) -> Iterator[bytes]:
+        """The entries of one lane, likewise."""
+        start = sum(other.count for other in self.lanes if other.lane < lane)
+        count = sum(other.count for other in self.lanes if other.lane == lane)
+        return read_chunks(self.folder, start * ENTRY_BYTES, (start + count) * ENTRY_BYTES)
 
 
 class Spool:
@@ -129,10 +137,13 @@ class SpoolFolder:
         return self._folder / f"{window_start}-{digest.hex()}"
 
 
-def read_chunks(folder: Path) -> Iterator[bytes]:
-    """The spooled entries in a folder, at most 1 MiB at a time."""
+def read_chunks(folder: Path, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    """The spooled entries in a folder, or those between two bytes; at most 1 MiB at a time."""
     with (folder / _ENTRIES).open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
+        file.seek(start)
+        left = sys.maxsize if end is None else end - start
+        while chunk := file.read(min(left, CHUNK_BYTES)):
+            left -= len(chunk)
             yield chunk
 
 

@@ -1,0 +1,231 @@
+"""Settling a claimed window: opened, its outcome made durable, then what follows from it.
+
+    claimed -> opened -> entries published -> total durable -.
+                     `-> refusal durable --------------------+-> spent keys retired -> suspicions
+
+The failures that an outcome counts are durable with it, before anybody is told anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Never, Protocol
+
+import structlog
+
+from gridveil.clock import Clock
+from gridveil.protocol.city import CityPolicy
+from gridveil.protocol.errors import GridveilError, Reason, Unavailable
+from gridveil.protocol.release import RegisterTotal, Total, entries_root
+from gridveil.protocol.roster import RosterVersion
+from gridveil.protocol.signing import SigningKey
+from gridveil.protocol.v1.log_pb2 import DestructionCause
+from gridveil_services.keyholder.epoch_keys import EpochKeys, EpochRing, OpeningFailed
+from gridveil_services.keyholder.ledger import Ledger, LoggedEpoch
+from gridveil_services.keyholder.membership import Membership
+from gridveil_services.keyholder.opening import (
+    MACHINE_FAILURES,
+    Allowance,
+    Opening,
+    Outcome,
+    meters_of,
+    open_release,
+)
+from gridveil_services.keyholder.policy import failure_budget, is_all_or_nothing, is_cohort
+from gridveil_services.keyholder.publication import Publication, opened_entries
+from gridveil_services.keyholder.spool import SpooledRelease
+
+_log = structlog.get_logger()
+
+
+class SuspicionLog(Protocol):
+    """Keeps hints at meters that misbehave."""
+
+    def record(
+        self,
+        window_start: int,
+        failed: Sequence[Sequence[bytes]],
+        proven: Sequence[bytes],
+        passed: Sequence[Sequence[bytes]],
+    ) -> None:
+        """What a window showed.
+
+        Args:
+            window_start: the window; its outcome is durable.
+            failed: meters of each lane that was decrypted and did not open.
+            proven: meters whose own seal did not open.
+            passed: meters of each lane that opened.
+        """
+
+
+class Settlement:
+    """Settles claimed windows. One at a time: the failures of one limit the next."""
+
+    def __init__(
+        self,
+        *,
+        policy: CityPolicy,
+        identity: SigningKey,
+        ledger: Ledger,
+        ring: EpochRing,
+        members: Membership,
+        publication: Publication,
+        suspicions: SuspicionLog | None,
+        clock: Clock,
+        pool: Executor,
+    ) -> None:
+        self._policy = policy
+        self._identity = identity
+        self._ledger = ledger
+        self._ring = ring
+        self._members = members
+        self._publication = publication
+        self._suspicions = suspicions
+        self._clock = clock
+        self._pool = pool
+
+    def settle(self, release: SpooledRelease, keys: EpochKeys, version: RosterVersion) -> bool:
+        """Open a claimed release and make its outcome durable; whether a total was released.
+
+        Raises:
+            Unavailable: KEYHOLDER_UNAVAILABLE if the machine failed: a restart makes it good.
+        """
+        window_start = release.header.window_start
+        outcome = self._open(release, keys, version)
+        failures = len(outcome.failed)
+        if outcome.opening is None:
+            self.refuse(window_start, release.digest, failures)
+        else:
+            self._publish(release, keys, version, outcome.opening, failures)
+        epoch = self._ledger.epoch_of(keys.parameters.digest)
+        if epoch is not None:
+            self._retire_if_spent(epoch)
+        self._suspect(release, outcome)
+        return outcome.opening is not None
+
+    def refuse(self, window_start: int, digest: bytes, failures: int = 0) -> None:
+        """Make the refusal of a claimed window durable."""
+        try:
+            self._publication.discard(window_start)
+        except OSError:
+            self._stop()
+        self._ledger.refused(window_start, digest, failures)
+        _log.warning("refused", window=window_start, failures=failures)
+
+    def failures_left(self, epoch: LoggedEpoch, keys: EpochKeys | None) -> int:
+        """Lanes that may yet be decrypted with an epoch's keys, if they exist, and not open."""
+        signed = keys.parameters.policy if keys else self._policy
+        return epoch.failures_left(failure_budget(signed, self._policy))
+
+    def retire_spent(self) -> None:
+        """Retire the epochs whose budget was spent before a crash."""
+        for epoch in self._ledger.epochs().values():
+            self._retire_if_spent(epoch)
+
+    def _open(self, release: SpooledRelease, keys: EpochKeys, version: RosterVersion) -> Outcome:
+        allowance = self._allowance(keys, version)
+        try:
+            return open_release(release, keys, self._members, allowance, self._pool)
+        except MACHINE_FAILURES:
+            self._stop()
+        except Exception as error:  # before anything was decrypted
+            if not isinstance(error, OpeningFailed | GridveilError):
+                _log.error("opening failed", exc_info=error)
+            return Outcome(None)
+
+    def _allowance(self, keys: EpochKeys, version: RosterVersion) -> Allowance:
+        signed, own = keys.parameters.policy, self._policy
+        epoch = self._ledger.epoch_of(keys.parameters.digest)
+        return Allowance(
+            failures=self.failures_left(epoch, keys) if epoch else 0,
+            all_or_nothing=is_all_or_nothing(signed, own),
+            is_cohort=lambda count: is_cohort(count, version.count, signed, own),
+        )
+
+    def _publish(
+        self,
+        release: SpooledRelease,
+        keys: EpochKeys,
+        version: RosterVersion,
+        opening: Opening,
+        failures: int,
+    ) -> None:
+        window_start = release.header.window_start
+        audience = min(keys.parameters.policy.entry_audience, self._policy.entry_audience)
+        try:
+            total = _total(release, keys, version, opening)
+            self._publication.write(
+                release, opening.commitments, opening.left_out, keys, self._members, audience
+            )
+        except OSError:
+            self._stop()
+        signature = total.sign(self._identity)
+        self._ledger.released(window_start, total.encode(), signature, failures)
+        _log.info(
+            "released",
+            window=window_start,
+            meters=opening.count,
+            lanes_left_out=len(opening.left_out),
+            failures=failures,
+        )
+
+    def _retire_if_spent(self, epoch: LoggedEpoch) -> None:
+        """Destroy keys that must not decrypt any more; if that fails, upkeep does it later."""
+        keys = self._ring.by_digest(epoch.parameters_digest)
+        if epoch.destroyed or self.failures_left(epoch, keys):
+            return
+        _log.error("failure budget spent", epoch=epoch.epoch_id.hex(), failures=epoch.failures)
+        cause = DestructionCause.DESTRUCTION_CAUSE_BUDGET_SPENT
+        try:
+            self._ring.retire(epoch.epoch_id, cause, self._clock.now())
+        except (GridveilError, OSError) as error:
+            _log.error("spent keys cannot be destroyed yet", cause=str(error))
+
+    def _suspect(self, release: SpooledRelease, outcome: Outcome) -> None:
+        if self._suspicions is None:
+            return
+        try:
+            self._suspicions.record(
+                release.header.window_start,
+                failed=meters_of(release, outcome.failed),
+                proven=outcome.proven,
+                passed=meters_of(release, outcome.passed),
+            )
+        except Exception as error:  # no hint is worth the answer to a release
+            window_start = release.header.window_start
+            _log.error("suspicions cannot be recorded", window=window_start, exc_info=error)
+
+    def _stop(self) -> Never:
+        """The machine failed between a claim and its outcome: a restart makes it good."""
+        self._ledger.fail()
+        raise Unavailable(
+            Reason.KEYHOLDER_UNAVAILABLE, "the key-holder has stopped releasing"
+        ) from None
+
+
+def _total(
+    release: SpooledRelease, keys: EpochKeys, version: RosterVersion, opening: Opening
+) -> Total:
+    parameters, header = keys.parameters, release.header
+    policy = parameters.policy
+    counted = opened_entries(release, opening.commitments, opening.left_out)
+    return Total(
+        city_id=policy.city_id,
+        epoch_id=parameters.epoch.epoch_id,
+        parameters_digest=parameters.digest,
+        window_start=header.window_start,
+        window_length=policy.window_length,
+        roster_version=version.version,
+        enrolled=version.count,
+        count=opening.count,
+        lanes=header.lanes,
+        left_out=opening.left_out,
+        release_digest=release.digest,
+        entries_root=entries_root(counted),
+        registers=tuple(
+            RegisterTotal(register.name, register.unit, total)
+            for register, total in zip(policy.registers, opening.totals, strict=True)
+        ),
+        blinding=opening.blinding.to_bytes(32, "little"),
+    )
