@@ -59,6 +59,7 @@ class KeyHolder:
                 spools=SpoolFolder(state / "spool"),
                 publication=Publication(config.published),
                 clock=clock,
+                suspicions=self.suspicions,
             )
             opened.callback(self.releases.close)
             self.upkeep = Upkeep(
