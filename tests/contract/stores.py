@@ -93,7 +93,13 @@ def made_up_report(meter: int, version: int = 0) -> tuple[StoredReport, Residues
 
 
 def batch(
-    meters: Sequence[int], *, lane: int = 0, start: int = START, version: int = 0
+    meters: Sequence[int],
+    *,
+    lane: int = 0,
+    start: int = START,
+    version: int = 0,
+    parameters_digest: bytes = bytes(32),
 ) -> LaneBatch:
     made = [made_up_report(meter, version) for meter in meters]
-    return LaneBatch(start, lane, [report for report, _ in made], add([r for _, r in made], CRYPTO))
+    total = add([residues for _, residues in made], CRYPTO)
+    return LaneBatch(start, lane, [report for report, _ in made], total, parameters_digest)

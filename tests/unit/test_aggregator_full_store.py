@@ -37,7 +37,7 @@ def batch(harness: IngestHarness, start: int, number: int) -> LaneBatch:
     ids = [at.to_bytes(16, "big") for at in range(number * BATCH, (number + 1) * BATCH)]
     reports = [StoredReport(i, bytes(32), i + bytes(ENTRY_BYTES - len(i))) for i in ids]
     total = np.ones(2 * harness.window.slots + crypto.degree, dtype=np.uint64)
-    return LaneBatch(start, 0, reports, total)
+    return LaneBatch(start, 0, reports, total, harness.parameters.digest)
 
 
 def fill(harness: IngestHarness, start: int, most: int = 1_000) -> int:

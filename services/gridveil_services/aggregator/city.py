@@ -51,7 +51,11 @@ class ParametersBook:
         return self._by_digest.get(digest)
 
     def serving(self, window_start: int) -> SignedParameters | None:
-        """The parameters of the newest epoch that a window may belong to."""
+        """The parameters of the newest epoch that a window may belong to.
+
+        An epoch that was destroyed before its end has a successor that begins later, or that was
+        learned later.
+        """
         fitting = [s for s in self._all() if s.parameters.epoch.serves(window_start)]
         return max(fitting, key=lambda s: s.parameters.epoch.first_window, default=None)
 
@@ -62,7 +66,8 @@ class ParametersBook:
         return None if newest is None else newest.parameters.policy
 
     def _all(self) -> list[SignedParameters]:
-        return list(self._by_digest.values())
+        """Those learned last come first."""
+        return list(self._by_digest.values())[::-1]
 
 
 class Roster:

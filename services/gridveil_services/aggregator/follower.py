@@ -2,12 +2,17 @@
 
 What it signed is kept, so that a restart works while it is away; a window whose roster is not
 known takes no report.
+
+An epoch may be destroyed before its end. So each window's parameters are asked for again once
+they are fixed and before its reports are taken, and whenever a window was settled; a window that
+holds no report yet comes under the parameters of the successor.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -26,7 +31,7 @@ from gridveil_services.aggregator.city import City, Roster, SignedParameters
 from gridveil_services.aggregator.committer import Committer
 from gridveil_services.aggregator.periodic import retry_delay_s
 from gridveil_services.aggregator.roster_change import checked_change
-from gridveil_services.aggregator.store.interface import Documents, Store, Window
+from gridveil_services.aggregator.store.interface import Documents, Phase, Store, Window
 from gridveil_services.aggregator.upstream import KeyHolderClient
 
 _log = structlog.get_logger()
@@ -66,6 +71,10 @@ class Follower:
         self._failures = 0
         self._kicked = False
         self._asked_at = float("-inf")
+        self._wanted = self._followed = 0
+        """How often the epochs were to be looked at again, and the last time that was done."""
+        self._confirmed: set[int] = set()
+        """Windows whose parameters were asked for after they were fixed."""
         self._ahead_of = 0
         """The window during which the next one's parameters were asked for."""
 
@@ -77,6 +86,10 @@ class Follower:
     def kick(self) -> None:
         """Ask soon: a report names parameters or a window that are not known."""
         self._kicked = True
+
+    def follow_epochs(self) -> None:
+        """Ask soon whether windows that hold no report have come to another epoch."""
+        self._wanted += 1
 
     def step(self) -> float:
         """Ask for what is due; real seconds until something may be due again."""
@@ -100,12 +113,28 @@ class Follower:
         policy = self._city.parameters.policy
         if policy is None:
             return True
-        current = policy.rules.start_at(now)
-        return current != self._ahead_of or bool(self._missing(policy.rules, now))
+        rules = policy.rules
+        return (
+            rules.start_at(now) != self._ahead_of
+            or self._wanted != self._followed
+            or bool(self._missing(rules, now))
+            or any(confirm_at(rules, window.start) <= now for window in self._unconfirmed(now))
+        )
 
     def _missing(self, rules: WindowRules, now: float) -> list[int]:
         windows = windows_to_open(rules, now)
         return [start for start in windows if self._store.window(start) is None]
+
+    def _unconfirmed(self, now: float) -> list[Window]:
+        """Windows that may come under other parameters yet."""
+        return [
+            window
+            for window in self._store.windows()
+            if window.phase is Phase.OPEN
+            and window.start not in self._confirmed
+            and now < window.closes
+            and not self._store.count(window.start)
+        ]
 
     def _until_next_window(self, now: float) -> float:
         policy = self._city.parameters.policy
@@ -113,10 +142,12 @@ class Follower:
             return SHORTEST_SLEEP_S
         rules = policy.rules
         since = now - settle_s(rules)
-        wait = self._clock.real(rules.start_at(since) + rules.length - since)
+        times = [confirm_at(rules, window.start) - now for window in self._unconfirmed(now)]
+        wait = self._clock.real(min([rules.start_at(since) + rules.length - since, *times]))
         return min(LONGEST_SLEEP_S, max(SHORTEST_SLEEP_S, wait))
 
     def _ask(self, now: float) -> None:
+        wanted = self._wanted
         current = self._learn(self._keyholder.parameters(0))
         rules = current.policy.rules
         refusal: GridveilError | None = None
@@ -128,6 +159,10 @@ class Follower:
                 # rosters are followed forward.
                 refusal = error
         self._learn(self._keyholder.parameters(rules.start_at(now) + rules.length))
+        for window in self._unconfirmed(now):
+            self._confirm(window, rules, now)
+        self._confirmed.intersection_update(window.start for window in self._store.windows())
+        self._followed = wanted
         if refusal is not None:
             raise refusal
         self._ahead_of = rules.start_at(now)
@@ -151,6 +186,23 @@ class Follower:
         window = plan_window(parameters, head, start)
         self._committer.run(lambda: self._store.open_window(window))
         _log.info("window", window=start, roster=head.version, enrolled=head.count)
+
+    def _confirm(self, window: Window, rules: WindowRules, now: float) -> None:
+        """Have a window without reports be of the epoch that serves it."""
+        try:
+            parameters = self._learn(self._keyholder.parameters(window.start))
+        except WrongState as refusal:
+            # Its keys are destroyed, and no successor serves it: it will have no total.
+            _log.warning("a window is without keys", window=window.start, reason=refusal.reason)
+            self._confirmed.add(window.start)
+            return
+        if window.parameters_digest != parameters.digest:
+            moved = moved_window(window, parameters)
+            if self._committer.run(lambda: self._store.move_window(moved)):
+                epoch = parameters.epoch.epoch_id.hex()
+                _log.info("a window has come to another epoch", window=window.start, epoch=epoch)
+        if confirm_at(rules, window.start) <= now:
+            self._confirmed.add(window.start)
 
     def _follow_roster(self, start: int) -> RosterVersion:
         """The roster version in force for a window, with all its members known."""
@@ -203,6 +255,27 @@ def windows_to_open(rules: WindowRules, now: float) -> range:
 def settle_s(rules: WindowRules) -> float:
     """Metering time after a window's start in which clocks may differ about it."""
     return min(SETTLE_S, (rules.length - rules.early_leeway) / 2)
+
+
+def confirm_at(rules: WindowRules, start: int) -> float:
+    """When a window's parameters are asked for again: they are fixed, even if clocks differ."""
+    fixed = rules.fixed(start)
+    return fixed + (rules.opens(start) - fixed) / 3
+
+
+def moved_window(window: Window, parameters: CityParameters) -> Window:
+    """The same window, of the same meters, under other parameters."""
+    policy = parameters.policy
+    crypto, slots = policy.crypto, policy.layout.slots
+    return replace(
+        window,
+        closes=policy.rules.closes(window.start),
+        parameters_digest=parameters.digest,
+        lanes=lane_count(window.enrolled, crypto, slots),
+        lane_capacity=crypto.meters_per_lane(slots),
+        parameter_set=crypto.name,
+        slots=slots,
+    )
 
 
 def plan_window(parameters: CityParameters, head: RosterVersion, start: int) -> Window:

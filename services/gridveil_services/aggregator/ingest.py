@@ -27,6 +27,7 @@ from gridveil_services.aggregator.store.interface import (
     Known,
     LaneBatch,
     LaneFull,
+    Moved,
     NotOpen,
     Outcome,
     Store,
@@ -156,7 +157,7 @@ class Ingest:
         """Answer what can be answered; what is returned must be looked at again.
 
         That is a further report of the same meter, or one beside which, in the same lane, another
-        call stored first.
+        call stored first, or whose window has come under other parameters meanwhile.
         """
         fresh = self._answer_known(parameters, window_start, reports, answers)
         if not fresh:
@@ -229,7 +230,7 @@ class Ingest:
             canonical, total = _sum(members, crypto, window.slots, answers)
             if total is not None:
                 stored = [report.stored for report in canonical]
-                batches.append(LaneBatch(window.start, lane, stored, total))
+                batches.append(LaneBatch(window.start, lane, stored, total, parameters.digest))
                 added.append(canonical)
         outcomes = self._committer.commit(batches) if batches else []
         return [
@@ -292,7 +293,7 @@ def _answer_lane(
         case Committed(at):
             answers.update((r.place, Accepted(r.stored.digest, at, False)) for r in reports)
             return ()
-        case Known():
+        case Known() | Moved():
             return reports
         case LaneFull(room):
             answers.update((report.place, rules.lane_full()) for report in reports[room:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -28,9 +29,13 @@ def verdict(error: GridveilError, window: Window, now: float) -> Phase | None:
     """The final phase that a refusal puts a sealed window into; None to try again.
 
     A sealed window does not grow, but before it closes the key-holder may not judge its cohort.
+    Keys that are destroyed never come back: a window with reports under them is over.
     """
-    if error.reason is Reason.COHORT_TOO_SMALL and now >= window.closes:
-        return Phase.REFUSED
+    if now >= window.closes:
+        if error.reason is Reason.COHORT_TOO_SMALL:
+            return Phase.REFUSED
+        if error.reason is Reason.KEY_EPOCH:
+            return Phase.EXPIRED
     return _FINAL.get(error.reason)
 
 
@@ -44,7 +49,10 @@ class Releaser:
         keyholder: KeyHolderClient,
         clock: Clock,
         city_id: bytes,
+        on_settled: Callable[[], None] = lambda: None,
     ) -> None:
+        """``on_settled`` is called after the key-holder settled a window, either way."""
+        self._on_settled = on_settled
         self._store = store
         self._committer = committer
         self._keyholder = keyholder
@@ -73,6 +81,7 @@ class Releaser:
         self._due.pop(window.start, None)
         self._committer.run(lambda: self._store.settle(window.start, phase))
         _log.info("settled", window=window.start, phase=phase.name)
+        self._on_settled()
 
     def _attempt(self, window: Window) -> Phase | None:
         if self._clock.now() >= window.end + EXPIRY_S:

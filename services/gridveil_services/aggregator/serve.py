@@ -90,7 +90,9 @@ class Aggregator:
             development=config.development,
             on_change=self._tell_health,
         )
-        self.releaser = Releaser(store, committer, self._keyholder, clock, config.city_id)
+        self.releaser = Releaser(
+            store, committer, self._keyholder, clock, config.city_id, self._on_settled
+        )
         self._releasing = Periodic("releaser", self.releaser.step)
         self.sealer = Sealer(
             city=self.city,
@@ -133,6 +135,10 @@ class Aggregator:
 
     def _on_gap(self) -> None:
         self.follower.kick()
+        self._following.wake()
+
+    def _on_settled(self) -> None:
+        self.follower.follow_epochs()
         self._following.wake()
 
     def _tell_poisoned(self) -> None:

@@ -49,13 +49,19 @@ class KeyHolderService:
     def get_city_parameters(
         self, request: GetCityParametersRequest, call: Call
     ) -> SignedCityParameters:
-        """Of windows that are not over for good, up to the end of the next epoch."""
+        """Of windows that are not over for good, up to the end of the next epoch.
+
+        For no window: those in force now, or from the next window on.
+        """
         keyholder, rules = self._keyholder, self._keyholder.policy.rules
         now = keyholder.clock.now()
         window = request.window_start or rules.start_at(now)
         rules.check_aligned(window)
         keyholder.ring.ensure(now)
         signed = keyholder.ring.for_window(window) if rules.expires(window) > now else None
+        if signed is None and not request.window_start:
+            # The current window's keys are destroyed: the next window's are in force.
+            signed = keyholder.ring.for_window(rules.end(window))
         if signed is None:
             raise WrongState(Reason.KEY_EPOCH, "no epoch serves this window")
         return signed.to_message()

@@ -92,6 +92,8 @@ class LaneBatch(NamedTuple):
     lane: int
     reports: Sequence[StoredReport]
     sum: Residues
+    parameters_digest: bytes
+    """What they were made for."""
 
 
 class Committed(NamedTuple):
@@ -118,7 +120,11 @@ class NotOpen(NamedTuple):
     phase: Phase | None
 
 
-Outcome = Committed | Known | LaneFull | NotOpen
+class Moved(NamedTuple):
+    """Nothing of the batch was stored, because its window is under other parameters."""
+
+
+Outcome = Committed | Known | LaneFull | NotOpen | Moved
 
 
 class Equivocation(NamedTuple):
@@ -150,6 +156,13 @@ class Store(Protocol):
 
         Raises:
             WrongState: WINDOW_CLOSED for a window whose state was forgotten: it never re-opens.
+        """
+        ...
+
+    def move_window(self, window: Window) -> bool:
+        """Put an open window without a report under other parameters; whether this call did it.
+
+        A window that holds a report keeps the parameters that the report was made for.
         """
         ...
 

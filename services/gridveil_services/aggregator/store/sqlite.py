@@ -23,6 +23,7 @@ from gridveil_services.aggregator.store.interface import (
     Known,
     LaneBatch,
     LaneFull,
+    Moved,
     NotOpen,
     Outcome,
     Phase,
@@ -108,6 +109,16 @@ class SqliteStore:
         self._open[window.start] = _Open()
         self._windows[window.start] = window
         return window
+
+    def move_window(self, window: Window) -> bool:
+        held = self._windows.get(window.start)
+        if held is None or held.phase is not Phase.OPEN or self._open[window.start].receipts:
+            return False
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM windows WHERE start = ?", (window.start,))
+            connection.execute(_INSERT_WINDOW, (*astuple(window)[:-1], int(held.phase)))
+        self._windows[window.start] = replace(window, phase=held.phase)
+        return True
 
     def window(self, start: int) -> Window | None:
         return self._windows.get(start)
@@ -236,10 +247,12 @@ class SqliteStore:
         return bool(self._database.rows(query, (start, meter_id)))
 
     def _admit(self, batch: LaneBatch, step: _Step) -> Outcome:
-        start, lane, reports, batch_sum = batch
+        start, lane, reports, batch_sum, parameters_digest = batch
         window = self._windows.get(start)
         if window is None or window.phase is not Phase.OPEN:
             return NotOpen(None if window is None else window.phase)
+        if window.parameters_digest != parameters_digest:
+            return Moved()
         meters = {report.meter_id for report in reports}
         if len(meters) != len(reports):
             raise ValueError("a batch holds one report a meter")
@@ -265,7 +278,7 @@ class SqliteStore:
         self._database.check_room()
         at = step.accepted_at_ms
         journal, lanes = [], []
-        for start, lane, reports, _ in step.batches:
+        for start, lane, reports, *_ in step.batches:
             packed = pack(reports)
             journal.append((start, lane, at, packed, journal_checksum(start, lane, at, packed)))
         for (start, lane), held in step.lanes.items():
