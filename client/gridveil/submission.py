@@ -301,7 +301,9 @@ class Submitter:
         return known
 
     def _serving(self, window_start: int) -> CityParameters | None:
-        return next((p for p in self._known if p.epoch.serves(window_start)), None)
+        """Of epochs that overlap, the one that begins last: the other was destroyed before."""
+        serving = (p for p in self._known if p.epoch.serves(window_start))
+        return max(serving, key=lambda p: p.epoch.first_window, default=None)
 
     def _policy_of(self, entry: Entry) -> CityPolicy:
         named = (p for p in self._known if p.digest == entry.parameters_digest)
