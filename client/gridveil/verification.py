@@ -4,7 +4,7 @@ Needs no homomorphic library. What is checked::
 
     the total's parameters are the signed ones, its registers and bounds those of the policy
     the entries are those the total names: Merkle root, number
-    the meters are distinct and each in its lane, in ascending order
+    the meters are distinct and each in its lane, in ascending order, no lane one left out
     each h is the hash of the commitment shown
     each report was signed by its meter               (only with the window's roster)
     sum of commitments == M_1*G_1 + ... + M_R*G_R + B*H
@@ -14,7 +14,7 @@ Pedersen commitments bind classically: see docs/threat-model.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gridveil.protocol.city import PPM, CityParameters
@@ -26,8 +26,9 @@ from gridveil.protocol.commitment import (
     parse_commitment,
 )
 from gridveil.protocol.errors import MalformedInput, Reason
-from gridveil.protocol.merkle import TreeHasher, leaf_hash
+from gridveil.protocol.merkle import TreeHasher, leaf_hash, verify_inclusion
 from gridveil.protocol.release import ENTRY_BYTES, OPENED_ENTRY_BYTES, Entry, Total
+from gridveil.protocol.report import Claim
 from gridveil.protocol.roster import Member
 from gridveil.protocol.signing import verify
 from gridveil.protocol.slots import GROUP_ORDER
@@ -114,20 +115,10 @@ class Verifier:
         return Verification(self._meters, total.lanes, self._roster is not None)
 
     def _add_entry(self, data: bytes) -> None:
-        total = self._total
-        entry = Entry.decode(data[:ENTRY_BYTES], total.parameters_digest, total.window_start)
-        meter_id = entry.claim.meter_id
-        place = (lane_of(total.epoch_id, total.window_start, meter_id, total.lanes), meter_id)
+        entry, commitment, lane = _open_entry(data, self._total)
+        place = lane, entry.claim.meter_id
         if place <= self._last:
             raise MalformedInput(Reason.COHORT_INVALID, "the meters are not distinct and in order")
-        if place[0] in total.left_out:
-            raise MalformedInput(Reason.COHORT_INVALID, "an entry is of a lane that was left out")
-        commitment = parse_commitment(data[ENTRY_BYTES:])
-        shown = commitment_hash(
-            total.city_id, total.epoch_id, total.window_start, meter_id, commitment
-        )
-        if shown != entry.claim.commitment_hash:
-            raise MalformedInput(Reason.DIGEST_MISMATCH, "a commitment is not the one reported")
         self._check_signature(entry)
         self._tree.append(leaf_hash(data))
         self._sum = add_points((self._sum, commitment))
@@ -141,6 +132,51 @@ class Verifier:
         if member is None:
             raise MalformedInput(Reason.COHORT_INVALID, "a meter was not enrolled")
         verify(member.signing_key, entry.claim.transcript(), entry.signature)
+
+
+def _open_entry(data: bytes, total: Total) -> tuple[Entry, bytes, int]:
+    """An opened entry that a total may count: the entry, its commitment, its lane."""
+    entry = Entry.decode(data[:ENTRY_BYTES], total.parameters_digest, total.window_start)
+    meter_id = entry.claim.meter_id
+    lane = lane_of(total.epoch_id, total.window_start, meter_id, total.lanes)
+    if lane in total.left_out:
+        raise MalformedInput(Reason.COHORT_INVALID, "an entry is of a lane that was left out")
+    commitment = parse_commitment(data[ENTRY_BYTES:])
+    shown = commitment_hash(total.city_id, total.epoch_id, total.window_start, meter_id, commitment)
+    if shown != entry.claim.commitment_hash:
+        raise MalformedInput(Reason.DIGEST_MISMATCH, "a commitment is not the one reported")
+    return entry, commitment, lane
+
+
+def verify_own_entry(
+    total: Total, member: Member, opened_entry: bytes, index: int, proof: Sequence[bytes]
+) -> Claim:
+    """Check that a total counts a meter's own report; what was reported.
+
+    The report is the meter's: only its key can have signed it. The total counts it: it is a leaf of
+    the tree that the signed total names. It counts it once if the leaves ascend strictly, which
+    the key-holder checks before it opens anything, and which anybody who holds all entries can
+    check with :class:`Verifier`: both speak of the same tree.
+
+    Args:
+        total: opened with the pinned identity key.
+        member: the meter's id and keys, its own knowledge.
+        opened_entry: 228 bytes.
+        index: its leaf in the tree under the entries root.
+        proof: inclusion proof (RFC 9162).
+
+    Raises:
+        MalformedInput: the entry is another meter's or of a lane that was left out
+            (COHORT_INVALID), malformed, or does not show its commitment (DIGEST_MISMATCH).
+        NotAuthentic: SIGNATURE_INVALID if this meter did not sign it, PROOF_INVALID if the total
+            does not count it.
+    """
+    entry, _, _ = _open_entry(opened_entry, total)
+    if entry.claim.meter_id != member.meter_id:
+        raise MalformedInput(Reason.COHORT_INVALID, "the entry is another meter's")
+    verify(member.signing_key, entry.claim.transcript(), entry.signature)
+    verify_inclusion(leaf_hash(opened_entry), index, total.count, proof, total.entries_root)
+    return entry.claim
 
 
 def check_policy(total: Total, parameters: CityParameters) -> None:

@@ -41,6 +41,7 @@ class Published:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._tree = lru_cache(maxsize=_TREES)(_read_tree)
 
     def entries(self, total: Total, *, for_auditors: bool) -> Iterator[bytes]:
         """The opened entries of a total, in chunks of whole ones.
@@ -79,7 +80,7 @@ class Published:
         if row is None:
             return None
         index = int.from_bytes(row[TAG_BYTES : TAG_BYTES + 4], "little")
-        tree = _tree(path, total.count, total.entries_root)
+        tree = self._tree(path, total.count, total.entries_root)
         if index >= total.count:
             raise _corrupt("an own entry is none of the total's")
         proof = tree.inclusion_proof(index, total.count)
@@ -121,8 +122,7 @@ def _find(file: BinaryIO, count: int, tag: bytes) -> bytes | None:
     return None
 
 
-@lru_cache(maxsize=_TREES)
-def _tree(path: Path, count: int, root: bytes) -> Tree:
+def _read_tree(path: Path, count: int, root: bytes) -> Tree:
     with path.open("rb") as file:
         leaves = file.read(count * DIGEST_BYTES)
     tree = Tree(leaves[at : at + DIGEST_BYTES] for at in range(0, len(leaves), DIGEST_BYTES))
