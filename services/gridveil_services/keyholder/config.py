@@ -55,6 +55,7 @@ class KeyHolderFile(ConfigFile, frozen=True, kw_only=True):
     state: str
     published: str
     key_encrypting_key_file: str
+    sealed_key_encrypting_key_file: str = "kek.sealed"
     tls: TlsFiles
     policy: PolicySection
 
@@ -71,6 +72,8 @@ class KeyHolderConfig:
     published: Path
     key_encrypting_key_file: Path
     tls: Tls
+    sealed_key_encrypting_key_file: Path | None = None
+    """Where ``gridveil keyholder split-kek`` puts the key, and ``serve`` looks for it."""
 
     @property
     def city_id(self) -> bytes:
@@ -92,6 +95,7 @@ class KeyHolderConfig:
             folder / file.published,
             folder / file.key_encrypting_key_file,
             Tls.beside(file.tls, folder),
+            folder / file.sealed_key_encrypting_key_file,
         )
 
 

@@ -25,15 +25,23 @@ from gridveil_services.releaselog.signing import LogSigner
 class KeyHolder:
     """All parts of one key-holder. Opening it settles what a crash left claimed."""
 
-    def __init__(self, config: KeyHolderConfig, clock: Clock) -> None:
+    def __init__(
+        self, config: KeyHolderConfig, clock: Clock, at_rest: AtRest | None = None
+    ) -> None:
         """Open everything, or refuse to start.
+
+        Args:
+            config: a checked configuration.
+            clock: metering time.
+            at_rest: with the key-encrypting key; by default the one in its file.
 
         Raises:
             GridveilError: the log, the keys or the roster are damaged, held by another process,
                 or do not belong together; the key-encrypting key is not the right one.
         """
         policy, state = config.policy, config.state
-        at_rest = AtRest.load(config.key_encrypting_key_file, policy.city_id)
+        if at_rest is None:
+            at_rest = AtRest.load(config.key_encrypting_key_file, policy.city_id)
         key = identity.load(state, at_rest)
         make_folder(config.published, mode=0o755)
         self.policy = policy
