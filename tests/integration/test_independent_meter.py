@@ -17,6 +17,7 @@ from gridveil.profile import Profile
 from gridveil.protocol.ciphertext import add, parse_ciphertext
 from gridveil.protocol.commitment import Generators, add_points, commitment_hash, parse_commitment
 from gridveil.protocol.decoding import checked_slot_sums, decrypt_folded, slot_values
+from gridveil.protocol.merkle import verify_inclusion
 from gridveil.protocol.parameter_sets import PARAMETER_SETS
 from gridveil.protocol.report import parse_report
 from gridveil.protocol.roster import open_enrolment
@@ -131,6 +132,31 @@ def test_it_makes_the_reports_of_the_vectors_byte_for_byte(name: str) -> None:
             assert made.hex() == vector[field], field
         message = steps.report.SerializeToString(deterministic=True)
         assert message == raw(vector["message_head"]) + ciphertext + raw(vector["message_tail"])
+
+
+@both_sets
+def test_it_finds_and_opens_its_own_entries(name: str) -> None:
+    reports = {report["meter_id"]: report for report in generate.load(f"reports-{name}")["reports"]}
+    window, vector = (
+        generate.load(f"reports-{name}")["window_start"],
+        generate.load(f"release-{name}"),
+    )
+    for own in vector["own_entries"]:
+        report, leaf = reports[own["meter_id"]], raw(own["leaf_hash"])
+        tag, entry = independent_meter.open_own(
+            raw(report["seal_key"]), window, raw(own["sealed_entry"]), leaf
+        )
+        assert tag.hex() == own["tag"]
+        assert entry.hex() == vector["opened_entries"][456 * own["index"] :][:456]
+        assert entry[-32:].hex() == report["commitment"]
+        assert independent_meter.sha256(b"\0" + entry) == leaf
+        verify_inclusion(
+            leaf,
+            own["index"],
+            len(reports),
+            [raw(node) for node in own["proof"]],
+            raw(vector["entries_root"]),
+        )
 
 
 def test_it_asks_for_enrolment_in_the_same_bytes() -> None:

@@ -13,6 +13,8 @@ from gridveil.protocol.ciphertext import Residues, add, fold, parse_ciphertext, 
 from gridveil.protocol.commitment import Generators, add_points, commitment_hash
 from gridveil.protocol.decoding import checked_slot_sums, decrypt_folded, slot_values
 from gridveil.protocol.layout import sha256, text, u64
+from gridveil.protocol.merkle import inclusion_proof, leaf_hash
+from gridveil.protocol.own_entry import OwnEntryKey
 from gridveil.protocol.parameter_sets import PARAMETER_SETS, parameter_set
 from gridveil.protocol.release import (
     EntriesDigest,
@@ -23,6 +25,7 @@ from gridveil.protocol.release import (
     Total,
     entries_root,
     release_digest,
+    split_opened,
 )
 from gridveil.protocol.report import Claim, Report, sign_report
 from gridveil.protocol.roster import RosterVersion, enrolment_request, roster_digest
@@ -407,9 +410,32 @@ def release(name: str) -> Json:
         "release_digest": digest.hex(),
         "opened_entries": opened_entries.hex(),
         "entries_root": entries_root([opened_entries]).hex(),
+        "own_entries": _own_entries(place, opened_entries),
         "total": total.encode().hex(),
         "total_signature": total.sign(place.identity).hex(),
     }
+
+
+def _own_entries(place: VectorCity, opened: bytes) -> list[Json]:
+    """Each meter's own entry, as it is published for that meter."""
+    entries = list(split_opened(opened))
+    leaves = [leaf_hash(entry) for entry in entries]
+    found = []
+    for meter in METERS:
+        index = next(at for at, entry in enumerate(entries) if entry[:16] == meter.meter_id)
+        own = OwnEntryKey.derive(_seal_key(place, meter), WINDOW)
+        found.append(
+            {
+                "meter_id": meter.meter_id.hex(),
+                "index": index,
+                "leaf_hash": leaves[index].hex(),
+                "tag": own.tag.hex(),
+                "key": own.key.hex(),
+                "sealed_entry": own.seal(entries[index], leaves[index]).hex(),
+                "proof": [node.hex() for node in inclusion_proof(leaves, index)],
+            }
+        )
+    return found
 
 
 def _lane_sum(place: VectorCity, reports_: list[Report]) -> Residues:
