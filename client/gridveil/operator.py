@@ -1,8 +1,10 @@
 """What an operator or auditor uses: released totals, every one of them verified.
 
-A total is believed only after its Ed25519 signature was checked against the profile's pinned
-identity key, and its city and window against what was asked for; else KEY_NOT_PINNED.
-That a window was *not* released is the totals service's word: nothing signs a gap.
+What became of a window is believed only with a proof that the release log says so, under a
+checkpoint that the profile's pinned identity key signed, and so many witnesses as the profile wants
+(KEY_NOT_PINNED, PROOF_INVALID, NOT_WITNESSED). A total's own signature, city and window are checked
+as well. The newest checkpoint is kept beside the profile: a log that does not go on from it is
+LOG_FORKED or LOG_ROLLED_BACK, also for the next run.
 
 :class:`Operator` blocks, :class:`AsyncOperator` is for asyncio; both raise the same errors::
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
 from types import TracebackType
@@ -25,10 +27,16 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from gridveil.profile import Profile
+from gridveil.protocol.checkpoint import Checkpoint, TreeHead
 from gridveil.protocol.city import CityParameters, open_city_parameters
-from gridveil.protocol.errors import GridveilError, Reason, Unavailable
+from gridveil.protocol.errors import GridveilError, IntegrityLost, Reason, Unavailable
 from gridveil.protocol.roster import Member
-from gridveil.protocol.v1 import totals_pb2, totals_pb2_grpc
+from gridveil.protocol.v1 import (
+    totals_pb2,
+    totals_pb2_grpc,
+    transparency_pb2,
+    transparency_pb2_grpc,
+)
 from gridveil.settlements import (
     PAGE_SIZE,
     NotReleased,
@@ -45,6 +53,7 @@ from gridveil.verification import Verification, Verifier
 T = TypeVar("T")
 
 CALL_TIMEOUT_S = 15.0
+RECORDS_A_CALL = 1_000
 
 __all__ = [
     "AsyncOperator",
@@ -69,6 +78,8 @@ class Operator:
         self._opener = OutcomeOpener(profile)
         self._channel = connect(profile.endpoint("totals"), "totals", profile.city_id, profile.tls)
         self._totals = totals_pb2_grpc.TotalsStub(self._channel)
+        self._log = transparency_pb2_grpc.ReleaseLogStub(self._channel)
+        self._followed = False
 
     @classmethod
     def open(cls, profile: Path | str | Profile, *, timeout_s: float = CALL_TIMEOUT_S) -> Self:
@@ -92,12 +103,13 @@ class Operator:
 
     def get(self, window_start: int) -> Outcome:
         """One settled window, or NOT_RELEASED while it is not settled."""
+        self._follow_once()
         request = totals_pb2.GetTotalRequest(window_start=window_start)
         try:
             message = self._totals.GetTotal(request, timeout=self._timeout)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
-        return self._opener.open(message, window_start)
+        return self._open(message, window_start)
 
     def list(
         self, from_window: int = 0, until_window: int = 0, *, page_size: int = PAGE_SIZE
@@ -109,12 +121,15 @@ class Operator:
             until_window: first window start that is not asked for; 0 for no end.
             page_size: windows a call, 1 to 1,000.
         """
+        self._follow_once()
         pages = Pages(self._opener, from_window, until_window, page_size)
         while request := pages.next_request():
             try:
                 page = self._totals.ListTotals(request, timeout=self._timeout)
             except grpc.RpcError as error:
                 raise from_rpc_error(error) from None
+            for message in page.outcomes:
+                self._believe(self._opener.checkpoint(message))
             yield from pages.open(page)
 
     def watch(
@@ -139,6 +154,7 @@ class Operator:
         while True:
             try:
                 self._reach(give_up_after_s)
+                self.follow()
                 state.connected(time.monotonic())
                 with closing(self._settled(state.resume_from)) as outcomes:
                     for outcome in outcomes:
@@ -149,6 +165,44 @@ class Operator:
                 delay = state.failed(error, time.monotonic())
                 on_failure(error)
             time.sleep(delay)
+
+    def follow(self) -> TreeHead | None:
+        """The release log's newest tree head, now; None if there is no log yet.
+
+        Raises:
+            IntegrityLost: LOG_FORKED, LOG_ROLLED_BACK if it does not go on from what was seen.
+        """
+        view = self._opener.view
+        try:
+            message = self._log.GetCheckpoint(
+                transparency_pb2.GetCheckpointRequest(), timeout=self._timeout
+            )
+        except grpc.RpcError as error:
+            refusal = from_rpc_error(error)
+            if refusal.reason is not Reason.NOT_RELEASED:
+                raise refusal from None
+            view.check_size(0)
+            return None
+        checkpoint = view.open(message.checkpoint)
+        view.check_size(checkpoint.head.size)
+        self._believe(checkpoint)
+        self._followed = True
+        return checkpoint.head
+
+    def records(self, head: TreeHead, first: int = 0) -> Generator[bytes]:
+        """The records from ``first`` up to a followed tree head; unchecked. Not for meters."""
+        while first < head.size:
+            request = transparency_pb2.GetRecordsRequest(
+                first=first, limit=min(RECORDS_A_CALL, head.size - first)
+            )
+            try:
+                found = self._log.GetRecords(request, timeout=self._timeout).records
+            except grpc.RpcError as error:
+                raise from_rpc_error(error) from None
+            if not found:
+                raise IntegrityLost(Reason.LOG_ROLLED_BACK, "the log ends before its checkpoint")
+            yield from found
+            first += len(found)
 
     def entries(self, window_start: int) -> Generator[bytes]:
         """The opened entries of a released window, in chunks of whole entries."""
@@ -194,7 +248,27 @@ class Operator:
         request = totals_pb2.WatchTotalsRequest(from_window=from_window)
         with closing(server_stream(self._totals.WatchTotals(request))) as messages:
             for message in messages:
-                yield self._opener.open(message)
+                yield self._open(message)
+
+    def _open(self, message: totals_pb2.WindowOutcome, window_start: int | None = None) -> Outcome:
+        self._believe(self._opener.checkpoint(message))
+        return self._opener.open(message, window_start)
+
+    def _follow_once(self) -> None:
+        if not self._followed:
+            self.follow()
+
+    def _believe(self, checkpoint: Checkpoint) -> None:
+        """Take a checkpoint for one of the log that was seen before, or raise LOG_FORKED."""
+        view = self._opener.view
+        hashes: Sequence[bytes] = ()
+        if sizes := view.missing(checkpoint):
+            request = transparency_pb2.GetConsistencyProofRequest(old_size=sizes[0], size=sizes[1])
+            try:
+                hashes = self._log.GetConsistencyProof(request, timeout=self._timeout).hashes
+            except grpc.RpcError as error:
+                raise _unproven(from_rpc_error(error)) from None
+        view.accept(checkpoint, hashes)
 
     def _reach(self, patience_s: float | None) -> None:
         ready = grpc.channel_ready_future(self._channel)
@@ -215,6 +289,8 @@ class AsyncOperator:
             profile.endpoint("totals"), "totals", profile.city_id, profile.tls
         )
         self._totals = totals_pb2_grpc.TotalsStub(self._channel)
+        self._log = transparency_pb2_grpc.ReleaseLogStub(self._channel)
+        self._followed = False
 
     @classmethod
     def open(cls, profile: Path | str | Profile, *, timeout_s: float = CALL_TIMEOUT_S) -> Self:
@@ -238,23 +314,27 @@ class AsyncOperator:
 
     async def get(self, window_start: int) -> Outcome:
         """One settled window, or NOT_RELEASED while it is not settled."""
+        await self._follow_once()
         request = totals_pb2.GetTotalRequest(window_start=window_start)
         try:
             message = await self._totals.GetTotal(request, timeout=self._timeout)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
-        return self._opener.open(message, window_start)
+        return await self._open(message, window_start)
 
     async def list(
         self, from_window: int = 0, until_window: int = 0, *, page_size: int = PAGE_SIZE
     ) -> AsyncGenerator[Outcome]:
         """Settled windows, oldest first; see :meth:`Operator.list`."""
+        await self._follow_once()
         pages = Pages(self._opener, from_window, until_window, page_size)
         while request := pages.next_request():
             try:
                 page = await self._totals.ListTotals(request, timeout=self._timeout)
             except grpc.RpcError as error:
                 raise from_rpc_error(error) from None
+            for message in page.outcomes:
+                await self._believe(self._opener.checkpoint(message))
             for outcome in pages.open(page):
                 yield outcome
 
@@ -270,6 +350,7 @@ class AsyncOperator:
         while True:
             try:
                 await self._reach(give_up_after_s)
+                await self.follow()
                 state.connected(time.monotonic())
                 async with aclosing(self._settled(state.resume_from)) as outcomes:
                     async for outcome in outcomes:
@@ -280,6 +361,25 @@ class AsyncOperator:
                 delay = state.failed(error, time.monotonic())
                 on_failure(error)
             await asyncio.sleep(delay)
+
+    async def follow(self) -> TreeHead | None:
+        """The release log's newest tree head, now; see :meth:`Operator.follow`."""
+        view = self._opener.view
+        try:
+            message = await self._log.GetCheckpoint(
+                transparency_pb2.GetCheckpointRequest(), timeout=self._timeout
+            )
+        except grpc.RpcError as error:
+            refusal = from_rpc_error(error)
+            if refusal.reason is not Reason.NOT_RELEASED:
+                raise refusal from None
+            view.check_size(0)
+            return None
+        checkpoint = view.open(message.checkpoint)
+        view.check_size(checkpoint.head.size)
+        await self._believe(checkpoint)
+        self._followed = True
+        return checkpoint.head
 
     async def entries(self, window_start: int) -> AsyncGenerator[bytes]:
         """The opened entries of a released window, in chunks of whole entries."""
@@ -292,7 +392,29 @@ class AsyncOperator:
         request = totals_pb2.WatchTotalsRequest(from_window=from_window)
         async with aclosing(_stream_async(self._totals.WatchTotals(request))) as messages:
             async for message in messages:
-                yield self._opener.open(message)
+                yield await self._open(message)
+
+    async def _open(
+        self, message: totals_pb2.WindowOutcome, window_start: int | None = None
+    ) -> Outcome:
+        await self._believe(self._opener.checkpoint(message))
+        return self._opener.open(message, window_start)
+
+    async def _follow_once(self) -> None:
+        if not self._followed:
+            await self.follow()
+
+    async def _believe(self, checkpoint: Checkpoint) -> None:
+        view = self._opener.view
+        hashes: Sequence[bytes] = ()
+        if sizes := view.missing(checkpoint):
+            request = transparency_pb2.GetConsistencyProofRequest(old_size=sizes[0], size=sizes[1])
+            try:
+                message = await self._log.GetConsistencyProof(request, timeout=self._timeout)
+            except grpc.RpcError as error:
+                raise _unproven(from_rpc_error(error)) from None
+            hashes = message.hashes
+        view.accept(checkpoint, hashes)
 
     async def _reach(self, patience_s: float | None) -> None:
         timeout = _connect_timeout(self._timeout, patience_s)
@@ -310,6 +432,15 @@ async def _stream_async(call: grpc.aio.UnaryStreamCall[Any, T]) -> AsyncGenerato
         raise from_rpc_error(error) from None
     finally:
         call.cancel()
+
+
+def _unproven(refusal: GridveilError) -> GridveilError:
+    """A service that has no such sizes has a smaller log than the one seen."""
+    if refusal.reason is not Reason.RANGE_INVALID:
+        return refusal
+    return IntegrityLost(
+        Reason.LOG_ROLLED_BACK, "the totals service has a smaller log than was seen before"
+    )
 
 
 def _connect_timeout(timeout_s: float, patience_s: float | None) -> float:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gridveil.config import ConfigFile, Section, TlsFiles, hex_bytes, load
+from gridveil.protocol.checkpoint import NO_WITNESSES, WitnessPolicy
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES, KEY_BYTES
+from gridveil.protocol.note import NoteKey
 
 
 class EndpointSection(Section, frozen=True, kw_only=True):
     """Where a service listens."""
 
     address: str
+
+
+class LogSection(Section, frozen=True, kw_only=True):
+    """How the release log is followed."""
+
+    checkpoint: str = "checkpoint"
+    threshold: int = 0
+    witnesses: tuple[str, ...] = ()
 
 
 class ProfileFile(ConfigFile, frozen=True, kw_only=True):
@@ -25,6 +36,7 @@ class ProfileFile(ConfigFile, frozen=True, kw_only=True):
     aggregator: EndpointSection | None = None
     keyholder: EndpointSection | None = None
     totals: EndpointSection | None = None
+    log: LogSection = LogSection()
     tls: TlsFiles
 
 
@@ -43,6 +55,22 @@ class Tls:
 
 
 @dataclass(frozen=True)
+class LogTrust:
+    """What a client demands of the release log."""
+
+    checkpoint: Path | None = None
+    """Where the newest checkpoint that was seen is kept; None: only in memory."""
+    witnesses: WitnessPolicy = NO_WITNESSES
+
+    @classmethod
+    def beside(cls, section: LogSection, folder: Path) -> LogTrust:
+        """What a profile's section says, its file relative to the profile's folder."""
+        return cls(
+            folder / section.checkpoint, witness_policy(section.threshold, section.witnesses)
+        )
+
+
+@dataclass(frozen=True)
 class Profile:
     """What a client knows of its city, all of it pinned."""
 
@@ -53,6 +81,7 @@ class Profile:
     endpoints: dict[str, str]
     """Address by role: ``aggregator``, ``keyholder``, ``totals``."""
     tls: Tls
+    log: LogTrust = LogTrust()
 
     def endpoint(self, role: str) -> str:
         """The address of a service, or CONFIG_INVALID if the profile has none."""
@@ -75,4 +104,13 @@ class Profile:
             file.development,
             {role: section.address for role, section in sections.items() if section},
             Tls.beside(file.tls, path.parent),
+            LogTrust.beside(file.log, path.parent),
         )
+
+
+def witness_policy(threshold: int, witnesses: Sequence[str]) -> WitnessPolicy:
+    """How many of which witnesses a configuration wants, or CONFIG_INVALID."""
+    try:
+        return WitnessPolicy(threshold, tuple(NoteKey.decode(key) for key in witnesses))
+    except MalformedInput as error:
+        raise MalformedInput(Reason.CONFIG_INVALID, error.message, field="witnesses") from None

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from google.protobuf.message import DecodeError
+
+from gridveil.log_view import LogView
 from gridveil.profile import Profile
+from gridveil.protocol.checkpoint import Checkpoint
 from gridveil.protocol.errors import (
     Exhausted,
     GridveilError,
@@ -16,8 +20,11 @@ from gridveil.protocol.errors import (
     Reason,
     Unavailable,
 )
+from gridveil.protocol.log_records import settled_by
+from gridveil.protocol.merkle import leaf_hash, verify_inclusion
 from gridveil.protocol.release import Total, open_total
 from gridveil.protocol.v1 import totals_pb2
+from gridveil.protocol.v1.log_pb2 import LogRecord
 from gridveil.protocol.windows import EXPIRY_S
 
 PAGE_SIZE = 500
@@ -88,28 +95,57 @@ _REASONS = {
 
 
 class OutcomeOpener:
-    """Turns messages into outcomes; a total only after its signature, city and window hold."""
+    """Turns messages into outcomes, only if the release log says so.
+
+    A total's signature, city and window are checked as well. Whether a checkpoint is one of the
+    log that was seen before is for the caller to find out with :attr:`view`, before :meth:`open`.
+    """
 
     def __init__(self, profile: Profile) -> None:
         self._city_id = profile.city_id
         self._identity_key = profile.identity_key
+        self.view = LogView(profile)
+
+    def checkpoint(self, message: totals_pb2.WindowOutcome) -> Checkpoint:
+        """The checkpoint that an outcome's proof is under.
+
+        Raises:
+            NotAuthentic: PROOF_INVALID if there is none; else as :meth:`LogView.open`.
+        """
+        if not message.proof.checkpoint:
+            raise NotAuthentic(Reason.PROOF_INVALID, "there is no proof that the log says so")
+        return self.view.open(message.proof.checkpoint)
 
     def open(self, message: totals_pb2.WindowOutcome, window_start: int | None = None) -> Outcome:
         """The outcome, of ``window_start`` if it is given, else of the window it names.
 
         Raises:
             NotAuthentic: KEY_NOT_PINNED for a total that the pinned key-holder did not sign, or
-                not for this city and window.
+                not for this city and window; PROOF_INVALID if the log does not say so.
             MalformedInput: MALFORMED_MESSAGE.
+            Unavailable: NOT_WITNESSED.
         """
         if window_start not in (None, message.window_start):
             raise _not_pinned()
+        self._check_proof(message)
         if message.WhichOneof("outcome") == "total":
             return self._open_total(message)
-        reason = _REASONS.get(message.not_released)
-        if reason is None:
-            raise MalformedInput(Reason.MALFORMED_MESSAGE, "an outcome without a known reason")
-        return NotReleased(message.window_start, reason)
+        return NotReleased(message.window_start, _REASONS[message.not_released])
+
+    def _check_proof(self, message: totals_pb2.WindowOutcome) -> None:
+        """The outcome is what a record says that is under the checkpoint."""
+        proof, head = message.proof, self.checkpoint(message).head
+        leaf = leaf_hash(proof.record)
+        verify_inclusion(leaf, proof.index, head.size, proof.hashes, head.root)
+        try:
+            recorded = settled_by(LogRecord.FromString(proof.record))
+        except DecodeError:
+            recorded = None
+        shown = totals_pb2.WindowOutcome()
+        shown.CopyFrom(message)
+        shown.ClearField("proof")
+        if recorded != shown:
+            raise NotAuthentic(Reason.PROOF_INVALID, "the log says otherwise of this window")
 
     def _open_total(self, message: totals_pb2.WindowOutcome) -> ReleasedTotal:
         signed = message.total

@@ -46,7 +46,7 @@ def test_a_total_that_somebody_else_signed_is_refused_by_the_operator(
     config = paths.config("totals")
     key, other = bytes(signer.verify_key).hex(), bytes(thief.verify_key).hex()
     config.write_text(config.read_text().replace(key, other))
-    publish(paths, released(open_window(policy, thief, window(0), readings(METERS))))
+    publish(paths, released(open_window(policy, thief, window(0), readings(METERS))), thief=thief)
     serve()
 
     with client(paths) as operator:
@@ -138,14 +138,15 @@ def test_reading_changes_nothing_on_disk(
     made = opened(paths, 0)
     publish_entries(paths, made)
     publish(paths, released(made))
-    before = tree_digest(paths.folder)
+    folders = (paths.published, paths.role("totals"))
+    before = list(map(tree_digest, folders))
     serve()
     with client(paths, "auditor") as auditor:
         auditor.get(window(0))
         list(auditor.list())
         next(auditor.watch(window(0)))
         list(auditor.entries(window(0)))
-    assert tree_digest(paths.folder) == before
+    assert list(map(tree_digest, folders)) == before
 
 
 async def test_the_asyncio_operator_sees_the_same(

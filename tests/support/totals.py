@@ -17,6 +17,8 @@ from gridveil.files import make_folder, write_durably
 from gridveil.protocol.city import CityParameters, CityPolicy, Epoch
 from gridveil.protocol.commitment import Generators, commitment_hash
 from gridveil.protocol.layout import sha256
+from gridveil.protocol.log_records import settled_by
+from gridveil.protocol.merkle import Tree, leaf_hash
 from gridveil.protocol.release import (
     OPENED_ENTRY_BYTES,
     Entry,
@@ -175,10 +177,27 @@ def intent(window: int) -> LogRecord:
     )
 
 
-def publish(paths: CityPaths, *records: LogRecord) -> None:
-    """Append records to a city's release log, as its key-holder does."""
+def proven(
+    signer: LogSigner, records: Sequence[LogRecord], index: int, window: int | None = None
+) -> totals_pb2.WindowOutcome:
+    """What a totals service says of a log's record, or would if it settled a ``window``."""
+    payloads = [record.SerializeToString(deterministic=True) for record in records]
+    tree = Tree(map(leaf_hash, payloads))
+    proof = totals_pb2.LogProof(
+        index=index,
+        record=payloads[index],
+        hashes=tree.inclusion_proof(index, tree.size),
+        checkpoint=signer.sign(tree.size, tree.root(tree.size)).encode(),
+    )
+    outcome = settled_by(records[index]) or totals_pb2.WindowOutcome(window_start=window)
+    outcome.proof.CopyFrom(proof)
+    return outcome
+
+
+def publish(paths: CityPaths, *records: LogRecord, thief: SigningKey | None = None) -> None:
+    """Append records to a city's release log, as its key-holder does, or a thief of its place."""
     policy, signer = city_identity(paths)
-    writer = LogWriter(paths.published / "log", LogSigner(policy.city_id, signer))
+    writer = LogWriter(paths.published / "log", LogSigner(policy.city_id, thief or signer))
     try:
         writer.append(*records)
     finally:

@@ -87,22 +87,19 @@ class PublishedLog:
         with self._lock:
             return self._tree.consistency_proof(old_size, size)
 
-    def payloads(self, first: int, last: int) -> list[bytes]:
-        """The records in [first, last) as they were written, read anew.
+    def payload(self, index: int) -> bytes:
+        """A record as it was written, read anew.
 
         Raises:
-            IntegrityLost: LOG_CORRUPT if they have changed.
+            IntegrityLost: LOG_CORRUPT if it has changed.
         """
-        found = []
+        start = self._ends[index - 1] if index else 0
         with (self._folder / RECORDS).open("rb") as file:
-            for index in range(first, last):
-                start = self._ends[index - 1] if index else 0
-                file.seek(start + PREFIX_BYTES)
-                payload = file.read(self._ends[index] - start - PREFIX_BYTES)
-                if leaf_hash(payload) != self._tree.leaf(index):
-                    raise corrupt("a record has changed")
-                found.append(payload)
-        return found
+            file.seek(start + PREFIX_BYTES)
+            payload = file.read(self._ends[index] - start - PREFIX_BYTES)
+        if leaf_hash(payload) != self._tree.leaf(index):
+            raise corrupt("a record has changed")
+        return payload
 
     def _read_checkpoint(self) -> Checkpoint | None:
         try:

@@ -15,14 +15,13 @@ from gridveil.protocol.errors import (
     Reason,
     Unavailable,
 )
+from gridveil.protocol.log_records import settled_by
 from gridveil.protocol.release import open_total
 from gridveil.protocol.v1 import totals_pb2
-from gridveil.protocol.v1.log_pb2 import LogRecord
-from gridveil_services.releaselog.reader import LogReader
+from gridveil_services.releaselog.published import PublishedLog, PublishedRecord
 from gridveil_services.totals.config import TotalsConfig
 from gridveil_services.totals.index import SettledIndex
 
-LOG_FOLDER = "log"
 POLL_S = 0.2
 
 _log = structlog.get_logger()
@@ -34,6 +33,7 @@ class Follower:
     def __init__(
         self,
         config: TotalsConfig,
+        log: PublishedLog,
         index: SettledIndex,
         on_ready: Callable[[bool], None],
         *,
@@ -42,13 +42,14 @@ class Follower:
         """Read all there is.
 
         Args:
-            config: the city, its pinned key and its published folder.
+            config: the city and its pinned key.
+            log: what to read.
             index: what to fill.
             on_ready: told whenever the log became readable or unreadable.
             poll_s: real seconds between two looks.
 
         Raises:
-            IntegrityLost: LOG_CORRUPT.
+            IntegrityLost: LOG_CORRUPT or LOG_ROLLED_BACK.
             MalformedInput: CONFIG_INVALID if the folder cannot be read.
         """
         self._config = config
@@ -56,7 +57,7 @@ class Follower:
         self._on_ready = on_ready
         self._poll_s = poll_s
         self._ready = True
-        self._reader = LogReader(config.published / LOG_FOLDER)
+        self._log = log
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
         try:
@@ -89,7 +90,7 @@ class Follower:
                 self._become(ready=True)
 
     def _poll(self) -> None:
-        self._index.add(self._outcomes(self._reader.poll()))
+        self._index.add(self._outcomes(self._log.advance()))
 
     def _fail(self, error: GridveilError) -> None:
         self._index.fail(error)
@@ -100,24 +101,16 @@ class Follower:
             self._ready = ready
             self._on_ready(ready)
 
-    def _outcomes(self, records: list[LogRecord]) -> Iterator[totals_pb2.WindowOutcome]:
-        for record in records:
-            match record.WhichOneof("event"):
-                case "released":
-                    self._check(record.released.window_start, record.released.total)
-                    yield totals_pb2.WindowOutcome(
-                        window_start=record.released.window_start, total=record.released.total
-                    )
-                case "refused":
-                    yield totals_pb2.WindowOutcome(
-                        window_start=record.refused.window_start,
-                        not_released=totals_pb2.NOT_RELEASED_REASON_REFUSED,
-                    )
-                case "expired":
-                    yield totals_pb2.WindowOutcome(
-                        window_start=record.expired.window_start,
-                        not_released=totals_pb2.NOT_RELEASED_REASON_EXPIRED,
-                    )
+    def _outcomes(self, published: list[PublishedRecord]) -> Iterator[totals_pb2.WindowOutcome]:
+        for found in published:
+            outcome = settled_by(found.record)
+            if outcome is None:
+                continue
+            if outcome.HasField("total"):
+                self._check(outcome.window_start, outcome.total)
+            outcome.proof.index = found.index
+            outcome.proof.record = found.payload
+            yield outcome
 
     def _check(self, window_start: int, signed: totals_pb2.SignedTotal) -> None:
         config = self._config

@@ -48,6 +48,11 @@ class SettledIndex:
             self._failure = error
             self._changed.notify_all()
 
+    def check(self) -> None:
+        """Raise what the index refuses everything with, if it does."""
+        with self._changed:
+            self._check()
+
     def wake(self) -> None:
         """Let watchers look whether anybody still listens to them."""
         with self._changed:

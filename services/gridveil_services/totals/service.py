@@ -14,6 +14,7 @@ from gridveil.protocol.v1.aggregator_pb2 import SignedCityParameters
 from gridveil.protocol.windows import WindowRules
 from gridveil_services.rpc import Binding, Call, Role
 from gridveil_services.totals.index import SettledIndex
+from gridveil_services.totals.log_service import Prover
 from gridveil_services.totals.paging import Listing, PageTokens
 from gridveil_services.totals.published import Published
 
@@ -27,8 +28,11 @@ _METERS = {Role.METER, Role.GATEWAY}
 class TotalsService:
     """Answers from the index; opens files only to read what is published beside the log."""
 
-    def __init__(self, index: SettledIndex, published: Path, window_length: int) -> None:
+    def __init__(
+        self, index: SettledIndex, prover: Prover, published: Path, window_length: int
+    ) -> None:
         self._index = index
+        self._prover = prover
         self._published = Published(published)
         self._rules = WindowRules(window_length, grace=0, early_leeway=0)
         self._tokens = PageTokens()
@@ -36,7 +40,7 @@ class TotalsService:
     def get_total(
         self, request: totals_pb2.GetTotalRequest, _call: Call
     ) -> totals_pb2.WindowOutcome:
-        return self._settled(request.window_start)
+        return self._prover.prove(self._settled(request.window_start))
 
     def list_totals(
         self, request: totals_pb2.ListTotalsRequest, call: Call
@@ -49,7 +53,8 @@ class TotalsService:
             start = self._tokens.open(listing, request.page_token)
         outcomes, following = self._index.page(start, request.until_window, size)
         token = b"" if following is None else self._tokens.issue(listing, following)
-        return totals_pb2.ListTotalsResponse(outcomes=outcomes, next_page_token=token)
+        proven = map(self._prover.prove, outcomes)
+        return totals_pb2.ListTotalsResponse(outcomes=proven, next_page_token=token)
 
     def watch_totals(
         self, request: totals_pb2.WatchTotalsRequest, call: Call
@@ -57,7 +62,8 @@ class TotalsService:
         if request.from_window:
             self._rules.check_aligned(request.from_window)
         call.on_end(self._index.wake)
-        return self._index.watch(request.from_window, call.is_active)
+        settled = self._index.watch(request.from_window, call.is_active)
+        return (self._prover.prove(outcome) for outcome in settled)
 
     def get_entries(
         self, request: totals_pb2.GetEntriesRequest, call: Call

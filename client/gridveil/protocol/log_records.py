@@ -1,0 +1,26 @@
+"""What a record of the release log says about a window."""
+
+from __future__ import annotations
+
+from gridveil.protocol.v1 import totals_pb2
+from gridveil.protocol.v1.log_pb2 import LogRecord
+
+
+def settled_by(record: LogRecord) -> totals_pb2.WindowOutcome | None:
+    """The outcome that a record settles its window with, without a proof; None if it is another."""
+    match record.WhichOneof("event"):
+        case "released":
+            return totals_pb2.WindowOutcome(
+                window_start=record.released.window_start, total=record.released.total
+            )
+        case "refused":
+            return totals_pb2.WindowOutcome(
+                window_start=record.refused.window_start,
+                not_released=totals_pb2.NOT_RELEASED_REASON_REFUSED,
+            )
+        case "expired":
+            return totals_pb2.WindowOutcome(
+                window_start=record.expired.window_start,
+                not_released=totals_pb2.NOT_RELEASED_REASON_EXPIRED,
+            )
+    return None
