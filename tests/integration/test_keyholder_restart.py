@@ -18,7 +18,7 @@ from gridveil.protocol.v1.log_pb2 import LogRecord
 from gridveil_services.keyholder.keyholder import KeyHolder
 from gridveil_services.keyholder.policy import Status
 from gridveil_services.releaselog.framing import EMPTY, Head, read_frames
-from tests.support.keyholders import PreparedCity, prepare_city
+from tests.support.keyholders import PreparedCity, prepare_city, unpublishable
 from tests.support.reports import build_release
 
 
@@ -42,18 +42,9 @@ def signed_total(city: PreparedCity) -> bytes:
     return signed
 
 
-@contextmanager
-def unpublishable(city: PreparedCity) -> Iterator[None]:
-    """Opened entries cannot be written: a folder is in their file's place."""
-    obstacle = city.config.published / "entries" / f"{city.window}.new"
-    obstacle.mkdir()
-    yield
-    obstacle.rmdir()
-
-
 def fail_before_result(city: PreparedCity) -> None:
     """A release that was opened and whose outcome could not be written."""
-    with city.open() as keyholder, unpublishable(city):
+    with city.open() as keyholder, unpublishable(city, city.window):
         with pytest.raises(Unavailable) as refusal:
             keyholder.releases.release(city.release.messages())
         assert refusal.value.reason is Reason.KEYHOLDER_UNAVAILABLE
@@ -89,7 +80,7 @@ def test_a_release_that_was_opened_and_not_recorded_is_settled_at_the_next_start
 def test_many_failures_in_a_row_end_in_the_same_total(city: PreparedCity) -> None:
     fail_before_result(city)
     for _ in range(5):
-        with unpublishable(city), pytest.raises(Unavailable):
+        with unpublishable(city, city.window), pytest.raises(Unavailable):
             KeyHolder(city.config, ManualClock(city.closes))
         assert city.events() == ["intent"]
     with city.open():

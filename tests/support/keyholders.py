@@ -165,6 +165,15 @@ def refusal_of(keyholder: KeyHolder, release: BuiltRelease) -> GridveilError:
     return refusal.value
 
 
+@contextmanager
+def unpublishable(city: PreparedCity, window: int) -> Iterator[None]:
+    """Opened entries of a window cannot be written: a folder is in their file's place."""
+    obstacle = city.config.published / "entries" / f"{window}.new"
+    obstacle.mkdir()
+    yield
+    obstacle.rmdir()
+
+
 def state_of(city: PreparedCity) -> dict[str, bytes]:
     """Every durable byte of the key-holder, but for what is on its way in."""
     files = (path for path in city.folder.rglob("*") if path.is_file())

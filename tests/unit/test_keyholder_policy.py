@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gridveil.protocol.city import CityParameters, Epoch
+from gridveil.protocol.city import CityParameters, CityPolicy, Epoch, FailingLanes
 from gridveil.protocol.errors import Conflict, GridveilError, Reason, Unavailable, WrongState
 from gridveil.protocol.release import ReleaseHeader
 from gridveil.protocol.roster import RosterVersion
@@ -16,6 +16,9 @@ from gridveil_services.keyholder.policy import (
     Status,
     WindowState,
     check_release,
+    failure_budget,
+    is_all_or_nothing,
+    is_cohort,
     is_settled_by,
 )
 from tests.support.reports import CITY_ID, WINDOW, city_policy
@@ -145,3 +148,50 @@ def test_a_claim_without_outcome_is_to_be_asked_again_later() -> None:
     with pytest.raises(Unavailable) as refusal:
         is_settled_by(WindowState(Status.PENDING, DIGEST), DIGEST)
     assert refusal.value.retry_after_s
+
+
+LENIENT = city_policy(min_cohort=150, colluding=50, min_coverage_ppm=800_000, failure_budget=5)
+STRICT = replace(LENIENT, min_cohort=170, min_coverage_ppm=900_000, failure_budget=2)
+
+
+@pytest.mark.parametrize(("signed", "own"), [(LENIENT, STRICT), (STRICT, LENIENT)])
+def test_of_two_policies_each_clause_of_the_stricter_one_holds(
+    signed: CityPolicy, own: CityPolicy
+) -> None:
+    assert is_cohort(170, 180, signed, own)
+    assert not is_cohort(169, 180, signed, own)
+    assert is_cohort(180, 200, signed, own)
+    assert not is_cohort(179, 200, signed, own)
+    assert failure_budget(signed, own) == 2
+
+
+def test_either_policy_alone_makes_it_all_or_nothing() -> None:
+    strict = replace(LENIENT, failing_lanes=FailingLanes.REFUSE_WINDOW)
+    assert is_all_or_nothing(strict, LENIENT)
+    assert is_all_or_nothing(LENIENT, strict)
+    assert not is_all_or_nothing(LENIENT, LENIENT)
+
+
+SPENT = replace(FACTS, parameters=None, spent=True)
+
+
+def test_a_window_of_a_spent_epoch_may_be_settled_without_its_keys_or_a_cohort() -> None:
+    check_release(HEADER, SPENT)
+    check_release(replace(HEADER, count=1), SPENT)
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"now": CLOSES - 0.001}, Reason.WINDOW_OPEN),
+        ({"now": WINDOW + 900 + 86_400.0}, Reason.WINDOW_EXPIRED),
+        ({"roster": None}, Reason.ROSTER_VERSION),
+        ({"state": WindowState(Status.RELEASED, DIGEST)}, Reason.WINDOW_PINNED),
+    ],
+)
+def test_a_window_of_a_spent_epoch_is_settled_neither_early_nor_twice(
+    facts: dict[str, object], reason: Reason
+) -> None:
+    with pytest.raises(GridveilError) as refusal:
+        check_release(HEADER, replace(SPENT, **facts))  # type: ignore[arg-type]
+    assert refusal.value.reason is reason

@@ -184,7 +184,8 @@ class EpochRing:
         In this order, each step made good by the next tick or start if it is cut short: this
         process forgets the secrets; the log says that they are destroyed, and where the successor
         begins; they are destroyed on disk; the successor is made. The same again changes nothing.
-        A disk that fails after the second step is logged, and tried again with every tick.
+        A disk that fails after the second step is logged, and tried again with every tick. That a
+        failure budget is spent is an alarm.
 
         Raises:
             Unavailable: KEYHOLDER_UNAVAILABLE if the log cannot be written. Nothing is opened
@@ -192,6 +193,9 @@ class EpochRing:
         """
         with self._lock:
             epoch = self._ledger.epochs()[epoch_id]
+            if cause == DestructionCause.DESTRUCTION_CAUSE_BUDGET_SPENT and not epoch.destroyed:
+                spent = {"epoch": epoch_id.hex(), "failures": epoch.failures}
+                _log.error("failure budget spent", **spent)
             self._destroy(epoch, cause, border(epoch, self._policy.rules, now))
             try:
                 self.ensure(now)

@@ -147,7 +147,6 @@ class Releases:
             else:
                 self._settle_claimed(release)
             self._forget(window_start)
-        self._settlement.retire_spent()
 
     def sweep(self) -> None:
         """Forget what came in for windows that are settled, or can never be."""

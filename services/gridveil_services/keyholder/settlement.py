@@ -118,11 +118,6 @@ class Settlement:
         signed = keys.parameters.policy if keys else self._policy
         return epoch.failures_left(failure_budget(signed, self._policy))
 
-    def retire_spent(self) -> None:
-        """Retire the epochs whose budget was spent before a crash."""
-        for epoch in self._ledger.epochs().values():
-            self._retire_if_spent(epoch)
-
     def _open(self, release: SpooledRelease, keys: EpochKeys, version: RosterVersion) -> Outcome:
         allowance = self._allowance(keys, version)
         try:
@@ -175,7 +170,6 @@ class Settlement:
         keys = self._ring.by_digest(epoch.parameters_digest)
         if epoch.destroyed or self.failures_left(epoch, keys):
             return
-        _log.error("failure budget spent", epoch=epoch.epoch_id.hex(), failures=epoch.failures)
         cause = DestructionCause.DESTRUCTION_CAUSE_BUDGET_SPENT
         try:
             self._ring.retire(epoch.epoch_id, cause, self._clock.now())
