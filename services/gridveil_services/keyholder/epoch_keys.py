@@ -44,9 +44,6 @@ from gridveil_services.keyholder.ledger import Ledger, LoggedEpoch
 
 _log = structlog.get_logger()
 
-_KEPT_AHEAD = 2
-"""Epochs with keys from the current one on."""
-
 _MOST_KEY_PAIRS = 16
 """Made for one epoch; about one in 5,000 is not sound."""
 
@@ -167,16 +164,14 @@ class EpochRing:
     def ensure(self, now: float) -> None:
         """Make the current and the next epoch, if they are missing."""
         with self._lock:
-            window, living = self._policy.rules.start_at(now), 0
-            while living < _KEPT_AHEAD:
+            window = self._policy.rules.start_at(now)
+            for _ in range(2):
                 epochs = self._ledger.epochs().values()
                 epoch = serving(epochs, window)
-                if epoch is None:
-                    window = self._create(*gap(epochs, window, self._length))
-                    living += 1
-                else:
+                if epoch is not None:
                     window = epoch.end_window
-                    living += not epoch.destroyed
+                else:
+                    window = self._create(*gap(epochs, window, self._length))
 
     def retire(self, epoch_id: bytes, cause: DestructionCause, now: float) -> None:
         """Destroy an epoch's secrets, and make the successor that serves its further windows.
