@@ -115,14 +115,14 @@ def test_impossible_numbers_leave_no_files(config: KeyHolderConfig, out: Path) -
 def test_a_split_cut_short_at_any_step_loses_no_key(
     config: KeyHolderConfig, out: Path, monkeypatch: pytest.MonkeyPatch, last: int
 ) -> None:
-    """A disk that fails leaves the plain key, or a sealed one with all of its shares."""
+    """A disk that fails once leaves the plain key and no shares, or a sealed one with them all."""
     key = config.key_encrypting_key_file.read_bytes()
     real, count = os.fsync, 0
 
     def failing(descriptor: int) -> None:
         nonlocal count
         count += 1
-        if count > last:
+        if count == last + 1:
             raise OSError("input/output error")
         real(descriptor)
 
@@ -135,6 +135,7 @@ def test_a_split_cut_short_at_any_step_loses_no_key(
         assert SealedKey.load(sealed_path(config), config.city_id).open(shares) == key
     else:
         assert config.key_encrypting_key_file.read_bytes() == key
+        assert not out.exists() or not any(out.iterdir())
 
 
 def test_an_officer_is_replaced_with_the_shares_of_others(
@@ -202,11 +203,13 @@ def test_a_refused_message_takes_back_what_came_before(config: KeyHolderConfig, 
     """All shares of a message count or none; what others gave earlier stays."""
     paths = split_kek(config, out, count=4, threshold=3)
     sealed = SealedKey.load(sealed_path(config), config.city_id)
+    elsewhere = split_kek(config, out / "again", count=4, threshold=3, replace=True)
     unsealing = Unsealing(sealed, bytes)
     assert unsealing.take(message(paths[0])).given == 1
     for bad in (
         message(paths[1], paths[0]),
         message(paths[1], paths[1]),
+        message(elsewhere[2]),
         message(paths[1])[:-1],
         b"",
         b"\xff",

@@ -188,6 +188,7 @@ def test_a_damaged_share_is_named_and_nothing_of_it_told(
         b"null",
         b"0" * (LONGEST_SHARE + 1),
         OLD_SHARES[0].replace(b"key-share", b"sealed-key"),
+        OLD_SHARES[0].replace(b"9f946500", b"9f946501"),
         OLD_SHARES[0].replace(b'"index": 1', b'"index": 0'),
         OLD_SHARES[0].replace(b'"index": 1', b'"index": 4'),
         OLD_SHARES[0].replace(b'"index": 1', b'"index": "1"'),

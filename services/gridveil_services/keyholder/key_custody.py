@@ -69,10 +69,11 @@ def split_kek(
         try:
             _write_shares(made, paths)
             _check_again(SealedKey.decode(sealed.encode()), paths, key)
+            write_durably(sealed_path, sealed.encode())
         except BaseException:
-            _take_back(paths, out)
+            if not (sealed_path.exists() and sealed_path.read_bytes() == sealed.encode()):
+                _take_back(out)
             raise
-        write_durably(sealed_path, sealed.encode())
         _check_again(SealedKey.load(sealed_path, config.city_id), paths, key)
     if destroy_plain:
         destroy_file(config.key_encrypting_key_file)
@@ -161,9 +162,10 @@ def _check_again(sealed: SealedKey, paths: Sequence[Path], key: bytearray) -> No
             raise IntegrityLost(Reason.PARTIAL_CORRUPT, "the sealed key does not open as written")
 
 
-def _take_back(paths: Sequence[Path], out: Path) -> None:
+def _take_back(out: Path) -> None:
+    """Nothing but shares was ever in there, whole or cut short."""
     with suppress(OSError):
-        for path in paths:
+        for path in sorted(out.iterdir()):
             destroy_file(path)
         out.rmdir()
 
