@@ -75,11 +75,15 @@ class Server:
         self._streams = WorkerPool("stream", options.max_streams, options.max_streams)
         self._health_pools = WorkerPool("health", 2, 16), WorkerPool("health-watch", 4, 4)
         self._health = Health(binding.descriptor.full_name for binding in bindings)
+        self.bindings = bindings
+        """What it serves."""
         dispatcher = Dispatcher(self._runtime)
         for binding in bindings:
             _add(dispatcher, binding.methods(), self._unary, self._streams)
         if options.health:
-            _add(dispatcher, health_binding(self._health).methods(), *self._health_pools)
+            health = health_binding(self._health)
+            _add(dispatcher, health.methods(), *self._health_pools)
+            self.bindings = [*bindings, health]
         self._grpc = grpc.server(
             ThreadPoolExecutor(1), [dispatcher], options=_channel_options(options)
         )
