@@ -166,8 +166,8 @@ class Operator:
                 on_failure(error)
             time.sleep(delay)
 
-    def follow(self) -> TreeHead | None:
-        """The release log's newest tree head, now; None if there is no log yet.
+    def follow(self) -> Checkpoint | None:
+        """The release log's newest checkpoint, now; None if there is no log yet.
 
         Raises:
             IntegrityLost: LOG_FORKED, LOG_ROLLED_BACK if it does not go on from what was seen.
@@ -187,7 +187,7 @@ class Operator:
         view.check_size(checkpoint.head.size)
         self._believe(checkpoint)
         self._followed = True
-        return checkpoint.head
+        return checkpoint
 
     def records(self, head: TreeHead, first: int = 0) -> Generator[bytes]:
         """The records from ``first`` up to a followed tree head; unchecked. Not for meters."""
@@ -362,8 +362,8 @@ class AsyncOperator:
                 on_failure(error)
             await asyncio.sleep(delay)
 
-    async def follow(self) -> TreeHead | None:
-        """The release log's newest tree head, now; see :meth:`Operator.follow`."""
+    async def follow(self) -> Checkpoint | None:
+        """The release log's newest checkpoint, now; see :meth:`Operator.follow`."""
         view = self._opener.view
         try:
             message = await self._log.GetCheckpoint(
@@ -379,7 +379,7 @@ class AsyncOperator:
         view.check_size(checkpoint.head.size)
         await self._believe(checkpoint)
         self._followed = True
-        return checkpoint.head
+        return checkpoint
 
     async def entries(self, window_start: int) -> AsyncGenerator[bytes]:
         """The opened entries of a released window, in chunks of whole entries."""

@@ -10,7 +10,7 @@ import pytest
 from gridveil.operator import Operator
 from gridveil.profile import Profile, Tls
 from gridveil.protocol.errors import GridveilError
-from gridveil.protocol.v1 import totals_pb2_grpc
+from gridveil.protocol.v1 import totals_pb2_grpc, transparency_pb2_grpc
 from gridveil.transport import connect, from_rpc_error
 from gridveil_services.bootstrap.layout import CityPaths
 from tests.support.city import MIDNIGHT
@@ -34,11 +34,18 @@ def client(paths: CityPaths, role: str = "operator") -> Operator:
 
 
 def stub(paths: CityPaths, role: str = "operator") -> totals_pb2_grpc.TotalsStub:
+    return totals_pb2_grpc.TotalsStub(_channel(paths, role))
+
+
+def log_stub(paths: CityPaths, role: str = "operator") -> transparency_pb2_grpc.ReleaseLogStub:
+    return transparency_pb2_grpc.ReleaseLogStub(_channel(paths, role))
+
+
+def _channel(paths: CityPaths, role: str) -> grpc.Channel:
     profile = Profile.load(paths.profile("operator"))
     folder = paths.tls(role)
     tls = Tls(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
-    channel = connect(profile.endpoint("totals"), "totals", profile.city_id, tls)
-    return totals_pb2_grpc.TotalsStub(channel)
+    return connect(profile.endpoint("totals"), "totals", profile.city_id, tls)
 
 
 def refusal(call: Callable[[], object]) -> GridveilError:

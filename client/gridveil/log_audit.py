@@ -1,0 +1,159 @@
+"""Reading a whole release log: whether every record is lawful, and what was signed.
+
+What is checked, record by record::
+
+    a window is claimed once, by one release, and ends once: total, refusal or expiry
+    a release is claimed under the parameters of an epoch that exists and is not destroyed
+    a total is the claimed release's, signed by the pinned key for this city
+    an epoch is created once and destroyed at most once; roster versions ascend
+
+and at the end the root over all records against the signed tree head.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+
+from gridveil.protocol.checkpoint import TreeHead
+from gridveil.protocol.errors import GridveilError, IntegrityLost, MalformedInput, Reason
+from gridveil.protocol.layout import DIGEST_BYTES
+from gridveil.protocol.merkle import TreeHasher, leaf_hash
+from gridveil.protocol.release import open_total
+from gridveil.protocol.v1.log_pb2 import LogRecord, WindowReleased
+
+RECORDS = "records"
+CHECKPOINT = "checkpoint"
+
+_LENGTH_BYTES = 4
+_LONGEST_RECORD = 65_536
+
+
+class LogAudit:
+    """Takes the records of one log in order; memory of the order of its windows and epochs."""
+
+    def __init__(self, city_id: bytes, identity_key: bytes) -> None:
+        self._city_id = city_id
+        self._identity_key = identity_key
+        self._tree = TreeHasher()
+        self._claims: dict[int, bytes | None] = {}
+        """By window the digest that claimed it; None once it is settled."""
+        self._parameters: dict[bytes, bytes] = {}
+        """Epoch by the digest of its parameters, while it is not destroyed."""
+        self._epochs: set[bytes] = set()
+        self._roster_version = 0
+        self.kinds: Counter[str] = Counter()
+        """Records by kind."""
+
+    @property
+    def size(self) -> int:
+        """Records so far."""
+        return self._tree.size
+
+    def add(self, payload: bytes) -> LogRecord:
+        """The next record; LOG_CORRUPT if it may not follow those before it."""
+        try:
+            record = LogRecord.FromString(payload)
+        except DecodeError:
+            raise self._corrupt("is not readable") from None
+        kind = record.WhichOneof("event")
+        if kind is None:
+            raise self._corrupt("is of a kind that this version does not know")
+        self._check(kind, record)
+        self.kinds[kind] += 1
+        self._tree.append(leaf_hash(payload))
+        return record
+
+    def check(self, head: TreeHead) -> None:
+        """LOG_CORRUPT unless the records so far are those under a tree head."""
+        if (self._tree.size, self._tree.root()) != (head.size, head.root):
+            raise IntegrityLost(
+                Reason.LOG_CORRUPT, "the records of the release log are not those that were signed"
+            )
+
+    def _check(self, kind: str, record: LogRecord) -> None:
+        match kind:
+            case "intent":
+                self._claim(record.intent.window_start, record.intent.release_digest)
+                self._demand(
+                    record.intent.parameters_digest in self._parameters,
+                    "claims a release of an epoch that there is not",
+                )
+            case "released":
+                self._settle(record.released.window_start, self._digest(record.released))
+            case "refused":
+                self._settle(record.refused.window_start, record.refused.release_digest)
+            case "expired":
+                self._claim(record.expired.window_start, bytes(DIGEST_BYTES))
+                self._claims[record.expired.window_start] = None
+            case "epoch_created":
+                created = record.epoch_created
+                self._demand(created.epoch_id not in self._epochs, "creates an epoch again")
+                self._epochs.add(created.epoch_id)
+                self._parameters[created.parameters_digest] = created.epoch_id
+            case "epoch_destroyed":
+                self._destroy(record.epoch_destroyed.epoch_id)
+            case "roster_changed":
+                version = record.roster_changed.version
+                self._demand(version > self._roster_version, "goes back in the roster")
+                self._roster_version = version
+
+    def _claim(self, window: int, digest: bytes) -> None:
+        self._demand(window not in self._claims, "claims a window again")
+        self._demand(len(digest) == DIGEST_BYTES, "claims a window for no release")
+        self._claims[window] = digest
+
+    def _settle(self, window: int, digest: bytes) -> None:
+        claimed = self._claims.get(window)
+        self._demand(
+            claimed is not None and claimed == digest, "settles a window that it has not claimed"
+        )
+        self._claims[window] = None
+
+    def _digest(self, released: WindowReleased) -> bytes:
+        signed = released.total
+        try:
+            total = open_total(signed.total, signed.signature, self._identity_key)
+        except GridveilError:
+            raise self._corrupt("has a total that the key-holder did not sign") from None
+        self._demand(
+            (total.city_id, total.window_start) == (self._city_id, released.window_start),
+            "has the total of another city or window",
+        )
+        return total.release_digest
+
+    def _destroy(self, epoch_id: bytes) -> None:
+        known = [digest for digest, epoch in self._parameters.items() if epoch == epoch_id]
+        self._demand(bool(known), "destroys an epoch that there is not")
+        for digest in known:
+            del self._parameters[digest]
+
+    def _demand(self, lawful: bool, how: str) -> None:
+        if not lawful:
+            raise self._corrupt(how)
+
+    def _corrupt(self, how: str) -> IntegrityLost:
+        return IntegrityLost(Reason.LOG_CORRUPT, f"record {self.size} of the release log {how}")
+
+
+def payloads_in(folder: Path) -> Iterator[bytes]:
+    """The records in a published log's folder, without their chain: the root covers them.
+
+    Raises:
+        IntegrityLost: LOG_CORRUPT if a record is cut short.
+        MalformedInput: CONFIG_INVALID if the folder has no log.
+    """
+    try:
+        file = (folder / RECORDS).open("rb")
+    except OSError:
+        raise MalformedInput(Reason.CONFIG_INVALID, "the folder has no release log") from None
+    with file:
+        while prefix := file.read(_LENGTH_BYTES + DIGEST_BYTES):
+            size = int.from_bytes(prefix[:_LENGTH_BYTES], "little")
+            payload = file.read(size) if size <= _LONGEST_RECORD else b""
+            if len(prefix) != _LENGTH_BYTES + DIGEST_BYTES or len(payload) != size or not size:
+                raise IntegrityLost(Reason.LOG_CORRUPT, "a record of the release log is cut short")
+            yield payload

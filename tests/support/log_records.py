@@ -1,0 +1,77 @@
+"""Logs that are lawful: an epoch, claimed windows, their outcomes."""
+
+from __future__ import annotations
+
+from nacl.signing import SigningKey
+
+from gridveil.protocol.city import CityPolicy
+from gridveil.protocol.v1.log_pb2 import (
+    DestructionCause,
+    EpochCreated,
+    EpochDestroyed,
+    LogRecord,
+    PolicyStated,
+    ReleaseIntent,
+    RosterChanged,
+    WindowRefused,
+)
+from tests.support.totals import OpenedWindow, expired, open_window, readings, released
+
+
+def epoch_created(opened: OpenedWindow) -> LogRecord:
+    epoch = opened.parameters.epoch
+    return LogRecord(
+        epoch_created=EpochCreated(
+            epoch_id=epoch.epoch_id,
+            parameters_digest=opened.parameters.digest,
+            first_window=epoch.first_window,
+            end_window=epoch.end_window,
+        )
+    )
+
+
+def epoch_destroyed(opened: OpenedWindow) -> LogRecord:
+    epoch = opened.parameters.epoch
+    return LogRecord(
+        epoch_destroyed=EpochDestroyed(
+            epoch_id=epoch.epoch_id,
+            cause=DestructionCause.DESTRUCTION_CAUSE_SETTLED,
+            end_window=epoch.end_window,
+        )
+    )
+
+
+def claimed(opened: OpenedWindow) -> LogRecord:
+    return LogRecord(
+        intent=ReleaseIntent(
+            window_start=opened.total.window_start,
+            release_digest=opened.total.release_digest,
+            parameters_digest=opened.parameters.digest,
+            roster_version=1,
+        )
+    )
+
+
+def refused_claim(opened: OpenedWindow) -> LogRecord:
+    return LogRecord(
+        refused=WindowRefused(
+            window_start=opened.total.window_start, release_digest=opened.total.release_digest
+        )
+    )
+
+
+def lawful_log(policy: CityPolicy, key: SigningKey, window: int) -> list[LogRecord]:
+    """One epoch: a released window, a refused one and an expired one; then it is destroyed."""
+    first = open_window(policy, key, window, readings(100))
+    second = open_window(policy, key, window + 900, readings(100, seed=1))
+    return [
+        LogRecord(policy_stated=PolicyStated(policy=policy.encode())),
+        LogRecord(roster_changed=RosterChanged(version=1, count=100, enrolled=100)),
+        epoch_created(first),
+        claimed(first),
+        released(first),
+        claimed(second),
+        refused_claim(second),
+        expired(window + 1800),
+        epoch_destroyed(first),
+    ]

@@ -1,0 +1,122 @@
+"""A whole log is read by somebody who trusts nobody: only lawful records pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from nacl.signing import SigningKey
+
+from gridveil.log_audit import LogAudit, payloads_in
+from gridveil.protocol.checkpoint import TreeHead
+from gridveil.protocol.errors import IntegrityLost, MalformedInput, Reason
+from gridveil.protocol.merkle import leaf_hash, root
+from gridveil.protocol.v1.log_pb2 import LogRecord
+from gridveil_services.releaselog.signing import LogSigner
+from gridveil_services.releaselog.writer import LogWriter
+from tests.support.log_records import lawful_log
+from tests.support.reports import CITY_ID, WINDOW, city_policy
+from tests.support.totals import expired, open_window, readings, released
+
+KEY = SigningKey(b"k" * 32)
+LOG = lawful_log(city_policy(), KEY, WINDOW)
+POLICY, ROSTER, CREATED, CLAIM, TOTAL, OTHER_CLAIM, REFUSAL, EXPIRY, DESTROYED = LOG
+
+
+def audited(records: list[LogRecord]) -> LogAudit:
+    audit = LogAudit(CITY_ID, bytes(KEY.verify_key))
+    for record in records:
+        audit.add(record.SerializeToString(deterministic=True))
+    return audit
+
+
+def test_a_lawful_log_passes_and_is_counted() -> None:
+    audit = audited(LOG)
+    assert audit.size == 9
+    assert audit.kinds["intent"] == 2
+    leaves = [leaf_hash(record.SerializeToString(deterministic=True)) for record in LOG]
+    audit.check(TreeHead("gridveil", 9, root(leaves)))
+    for head in (TreeHead("gridveil", 8, root(leaves)), TreeHead("gridveil", 9, root(leaves[:8]))):
+        with pytest.raises(IntegrityLost):
+            audit.check(head)
+
+
+def changed(record: LogRecord, change: Callable[[LogRecord], object]) -> LogRecord:
+    copy = LogRecord()
+    copy.CopyFrom(record)
+    change(copy)
+    return copy
+
+
+def forged() -> LogRecord:
+    opened = open_window(city_policy(), SigningKey(b"t" * 32), WINDOW, readings(100))
+    return released(opened)
+
+
+UNLAWFUL = {
+    "a window claimed twice": [CREATED, CLAIM, CLAIM],
+    "a window claimed again after its total": [CREATED, CLAIM, TOTAL, CLAIM],
+    "a window that expires after its total": [CREATED, CLAIM, TOTAL, expired(WINDOW)],
+    "a claim of an expired window": [CREATED, expired(WINDOW), CLAIM],
+    "a total without a claim": [CREATED, TOTAL],
+    "two totals": [CREATED, CLAIM, TOTAL, TOTAL],
+    "a total after a refusal": [CREATED, OTHER_CLAIM, REFUSAL, REFUSAL],
+    "a refusal of another release": [
+        CREATED,
+        OTHER_CLAIM,
+        changed(REFUSAL, lambda record: setattr(record.refused, "release_digest", bytes(32))),
+    ],
+    "a total of another release": [
+        CREATED,
+        changed(CLAIM, lambda record: setattr(record.intent, "release_digest", bytes(32))),
+        TOTAL,
+    ],
+    "a total that somebody else signed": [CREATED, CLAIM, forged()],
+    "a total under another window": [
+        CREATED,
+        CLAIM,
+        changed(TOTAL, lambda record: setattr(record.released, "window_start", WINDOW + 900)),
+    ],
+    "a claim for no release": [
+        CREATED,
+        changed(CLAIM, lambda record: setattr(record.intent, "release_digest", b"short")),
+    ],
+    "a claim without an epoch": [CLAIM],
+    "a claim in a destroyed epoch": [CREATED, DESTROYED, CLAIM],
+    "an epoch created twice": [CREATED, CREATED],
+    "an epoch destroyed twice": [CREATED, DESTROYED, DESTROYED],
+    "an epoch destroyed that never was": [DESTROYED],
+    "a roster that goes back": [ROSTER, ROSTER],
+    "a record of no kind": [LogRecord(recorded_at_ms=1)],
+}
+
+
+@pytest.mark.parametrize("case", UNLAWFUL)
+def test_an_unlawful_record_is_named_by_its_place(case: str) -> None:
+    *before, last = UNLAWFUL[case]
+    audit = audited(before)
+    with pytest.raises(IntegrityLost) as refusal:
+        audit.add(last.SerializeToString(deterministic=True))
+    assert refusal.value.reason is Reason.LOG_CORRUPT
+    assert f"record {len(before)} " in refusal.value.message
+
+
+def test_bytes_that_are_no_record_are_refused() -> None:
+    with pytest.raises(IntegrityLost):
+        audited([]).add(b"\xff")
+
+
+def test_a_folder_is_read_without_the_services(tmp_path: Path) -> None:
+    log = LogWriter(tmp_path / "log", LogSigner(CITY_ID, KEY))
+    log.append(*LOG)
+    log.close()
+    found = [LogRecord.FromString(payload) for payload in payloads_in(tmp_path / "log")]
+    assert found == LOG
+    whole = (tmp_path / "log" / "records").read_bytes()
+    for cut in (1, 40, len(whole) - 10):
+        (tmp_path / "log" / "records").write_bytes(whole[:-cut])
+        with pytest.raises(IntegrityLost):
+            list(payloads_in(tmp_path / "log"))
+    with pytest.raises(MalformedInput):
+        list(payloads_in(tmp_path))
