@@ -31,27 +31,42 @@ def demo(
     keep: Annotated[
         Path | None, typer.Option(help="Make the city in this new folder, and leave it there.")
     ] = None,
+    misbehaving: Annotated[
+        int,
+        typer.Option(
+            help="So many meters misbehave, one in a window: their lanes are left out, the epoch"
+            " ends when the failure budget is spent, and they become suspects."
+        ),
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
     """Play a whole city on this machine: encrypted readings in, verified totals out.
 
     Key-holder, aggregator and totals service run as processes of their own, with mTLS, real
     encryption and durable storage, on a fast clock. Each total is shown beside the plain sum that
-    only the demonstration knows. Exit code 0 if every window was released with its exact total.
+    only the demonstration knows. Exit code 0 if every window was released with its exact total, and
+    the suspects are led by the meters that misbehaved.
 
     Example: gridveil demo --readings readings.csv.gz --meters 500 --windows 8
+
+    Example: gridveil demo --meters 300 --windows 6 --misbehaving 3
     """
     from gridveil_services.demo.plan import DemoOptions, DemoPlan
     from gridveil_services.demo.run import run_demo
     from gridveil_services.demo.view import JsonView, TextView
 
     options = DemoOptions(
-        readings=readings, meters=meters, windows=windows, start=_instant(start), keep=keep
+        readings=readings,
+        meters=meters,
+        windows=windows,
+        start=_instant(start),
+        keep=keep,
+        misbehaving=misbehaving,
     )
     view = JsonView() if json else TextView(options)
     result = run_demo(DemoPlan(options), view)
     view.finish(result)
-    if result.exact < len(result.windows):
+    if not result.as_expected:
         raise typer.Exit(1)
 
 

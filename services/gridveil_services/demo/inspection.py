@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import apsw
 
+from gridveil.protocol.v1.log_pb2 import DestructionCause
 from gridveil_services.bootstrap.layout import CityPaths
 from gridveil_services.releaselog.reader import LogReader
 
@@ -20,6 +21,18 @@ class Stored:
     """Rows by table of its databases, and records by kind of the release log."""
     secrets: tuple[str, ...]
     """Files of secret keys, by what they are of."""
+
+
+@dataclass(frozen=True)
+class LoggedEpoch:
+    """What the release log says of an epoch."""
+
+    epoch_id: bytes
+    first_window: int
+    end_window: int
+    """First window that it does not serve."""
+    destroyed: str | None
+    """Why its keys were destroyed, if they were."""
 
 
 Findings = dict[str, Stored]
@@ -37,6 +50,22 @@ def inspect(paths: CityPaths) -> Findings:
         ),
         "totals": _look(paths.role("totals"), ()),
     }
+
+
+def epochs(paths: CityPaths) -> list[LoggedEpoch]:
+    """Every epoch in the release log, in the order of their windows."""
+    found: dict[bytes, LoggedEpoch] = {}
+    for record in LogReader(paths.published / "log").poll():
+        made, gone = record.epoch_created, record.epoch_destroyed
+        if record.HasField("epoch_created"):
+            epoch = LoggedEpoch(made.epoch_id, made.first_window, made.end_window, None)
+            found[epoch.epoch_id] = epoch
+        elif record.HasField("epoch_destroyed"):
+            cause = DestructionCause.Name(gone.cause).removeprefix("DESTRUCTION_CAUSE_").lower()
+            found[gone.epoch_id] = replace(
+                found[gone.epoch_id], end_window=gone.end_window, destroyed=cause
+            )
+    return sorted(found.values(), key=lambda epoch: (epoch.first_window, epoch.end_window))
 
 
 def _look(folder: Path, key_files: tuple[str, ...], log: Path | None = None) -> Stored:

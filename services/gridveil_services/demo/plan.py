@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gridveil.protocol.city import MIN_HONEST
+import numpy as np
+from numpy.typing import NDArray
+
+from gridveil.protocol.city import MIN_HONEST, MOST_FAILURES
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.reporting import EXPORT_REGISTER, IMPORT_REGISTER
 from gridveil.simulator.csv_source import CsvSource
-from gridveil.simulator.readings import ReadingBounds, ReadingSource
+from gridveil.simulator.readings import ReadingBounds, Readings, ReadingSource
 from gridveil.simulator.standard_load import StandardLoadSource
 from gridveil_services.bootstrap.city import DEFAULT_REGISTERS, CityOptions
 from gridveil_services.demo.processes import free_addresses
@@ -18,11 +22,19 @@ from gridveil_services.demo.processes import free_addresses
 WINDOW_S = 900
 GRACE_S = 600
 """Twice the usual: on the fast clock it is what the households have for building their reports."""
+_ROTATING_GRACE_S = 450
+"""Half a window: what is left of it is for its release and for the next epoch."""
 
 EVENING = int(datetime(2026, 1, 15, 16, 30, tzinfo=UTC).timestamp())
 """Where time starts when neither a file nor ``--start`` says so."""
 
+LEFT_OUT_COVERAGE = 0.5
+"""Of a city with misbehaving meters: one lane of three may be left out."""
+
 _SHORTEST_WINDOW_S = 4.0
+_SHORTEST_ROTATING_WINDOW_S = 9.0
+"""With misbehaving meters: an epoch that is spent is followed before the next window's reports."""
+_LEAST_METERS_IN_LANES = 300
 _WINDOW_S_A_METER = 0.01
 _MOST_METERS = 20_000
 
@@ -39,6 +51,8 @@ class DemoOptions:
     """Start of the first window, Unix seconds."""
     keep: Path | None = None
     """Folder to make the city in and leave it; a temporary one without it."""
+    misbehaving: int = 0
+    """How many of the households' meters misbehave, one in a window, twice each."""
 
     def __post_init__(self) -> None:
         if not MIN_HONEST <= self.meters <= _MOST_METERS:
@@ -52,6 +66,23 @@ class DemoOptions:
         if self.start is not None and self.start % WINDOW_S:
             raise MalformedInput(
                 Reason.CONFIG_INVALID, f"--start is a multiple of {WINDOW_S} seconds"
+            )
+        self._check_misbehaving()
+
+    def _check_misbehaving(self) -> None:
+        if not 0 <= self.misbehaving <= MOST_FAILURES:
+            raise MalformedInput(Reason.CONFIG_INVALID, f"--misbehaving is 0 to {MOST_FAILURES}")
+        if self.misbehaving and self.meters < _LEAST_METERS_IN_LANES:
+            raise MalformedInput(
+                Reason.CONFIG_INVALID,
+                f"with --misbehaving, --meters is {_LEAST_METERS_IN_LANES} or more: fewer make up"
+                " fewer than three lanes, and too few are counted without one of them",
+            )
+        if self.windows < 2 * self.misbehaving:
+            raise MalformedInput(
+                Reason.CONFIG_INVALID,
+                f"--windows is {2 * self.misbehaving} or more: each meter of --misbehaving has two"
+                " turns",
             )
 
 
@@ -73,25 +104,55 @@ class DemoPlan:
         self.first_window = EVENING if options.start is None else options.start
         self.windows = [self.first_window + at * WINDOW_S for at in range(options.windows)]
         self.source = _source(options, self.first_window)
-        self.truth = self._sum_plainly()
+        self._table = self._read()
+        self.truth = {window: self.truth_of(window) for window in self.windows}
 
     @property
     def rate(self) -> float:
         """Metering seconds per real second: slow enough to encrypt a window's reports twice."""
-        return WINDOW_S / max(_SHORTEST_WINDOW_S, self.options.meters * _WINDOW_S_A_METER)
+        rotating = self.options.misbehaving > 0
+        shortest = _SHORTEST_ROTATING_WINDOW_S if rotating else _SHORTEST_WINDOW_S
+        return WINDOW_S / max(shortest, self.options.meters * _WINDOW_S_A_METER)
 
     @property
     def city(self) -> CityOptions:
-        """The city: a development city with the smallest cohort there is."""
-        return CityOptions(
+        """The city: a development city with the smallest cohort there is.
+
+        With misbehaving meters a total may miss a lane, and their first turns spend the failure
+        budget.
+        """
+        city = CityOptions(
             window_length=WINDOW_S,
             grace=GRACE_S,
             min_cohort=MIN_HONEST,
             development=True,
             addresses=free_addresses(),
         )
+        if not self.options.misbehaving:
+            return city
+        return replace(
+            city,
+            grace=_ROTATING_GRACE_S,
+            min_coverage=LEFT_OUT_COVERAGE,
+            failure_budget=self.options.misbehaving,
+        )
 
-    def _sum_plainly(self) -> dict[int, Truth]:
+    def truth_of(self, window: int, counted: NDArray[np.bool_] | None = None) -> Truth:
+        """The plain sums of one window, over the ``counted`` households or all of them."""
+        at = self.windows.index(window)
+        chosen = self._table.present[at] if counted is None else self._table.present[at] & counted
+        wh = self._table.wh[at, chosen]
+        return Truth(
+            int(chosen.sum()),
+            {IMPORT_REGISTER: int(wh[wh > 0].sum()), EXPORT_REGISTER: int(-wh[wh < 0].sum())},
+        )
+
+    def part(self, places: Sequence[int]) -> Part:
+        """The readings of some of the fleet."""
+        table = self._table
+        return Part(Readings(table.windows, table.wh[:, places], table.present[:, places]))
+
+    def _read(self) -> Readings:
         bounds = {register.name: register.bound for register in DEFAULT_REGISTERS}
         limits = ReadingBounds(WINDOW_S, -bounds[EXPORT_REGISTER], bounds[IMPORT_REGISTER])
         table = self.source.read([None] * self.options.meters, self.windows, limits)
@@ -100,16 +161,22 @@ class DemoPlan:
             raise MalformedInput(
                 Reason.CONFIG_INVALID, f"there are readings of {found} households only"
             )
-        return {
-            window: Truth(
-                int(present.sum()),
-                {
-                    IMPORT_REGISTER: int(wh[wh > 0].sum()),
-                    EXPORT_REGISTER: int(-wh[wh < 0].sum()),
-                },
-            )
-            for window, wh, present in zip(self.windows, table.wh, table.present, strict=True)
-        }
+        return table
+
+
+@dataclass(frozen=True)
+class Part:
+    """A source of readings that were read before."""
+
+    readings: Readings
+    skipped: int = 0
+
+    def read(
+        self, labels: Sequence[str | None], windows: Sequence[int], bounds: ReadingBounds
+    ) -> Readings:
+        """Of all its meters, in order."""
+        chosen = [self.readings.windows.index(window) for window in windows]
+        return Readings(tuple(windows), self.readings.wh[chosen], self.readings.present[chosen])
 
 
 def _source(options: DemoOptions, first_window: int) -> ReadingSource:

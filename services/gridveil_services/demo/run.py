@@ -5,24 +5,31 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gridveil.clock import ScaledClock
 from gridveil.meter_identity import MeterKeys, read_fleet, write_fleet
 from gridveil.operator import NotReleased, Operator, Outcome, ReleasedTotal
 from gridveil.profile import Profile
+from gridveil.protocol.city import MOST_FAILURES
 from gridveil.protocol.errors import GridveilError
-from gridveil.registrar import Registrar
+from gridveil.protocol.release import Total
+from gridveil.protocol.windows import lane_of
+from gridveil.registrar import Registrar, Suspect
 from gridveil.simulator.plan import Tally
 from gridveil.simulator.replay import Simulator
-from gridveil_services.bootstrap.city import create_city
+from gridveil_services.bootstrap.city import CityOptions, create_city
 from gridveil_services.bootstrap.layout import SERVICES, CityPaths
-from gridveil_services.demo.inspection import Findings, inspect
+from gridveil_services.demo.inspection import Findings, LoggedEpoch, epochs, inspect
+from gridveil_services.demo.misbehaviour import Lie, MisbehavingMeters, choose, turn
 from gridveil_services.demo.plan import WINDOW_S, DemoPlan, Truth
 from gridveil_services.demo.processes import ServiceProcess
 
@@ -33,8 +40,17 @@ _SPARE_STARTS = 2.0
 """The services get this many times their first starting time before the first window ends."""
 
 _LEAST_LEAD_S = 4.0
+_MOST_SUSPECTS = 2 * MOST_FAILURES
 _PATIENCE_S = 30.0
 """How long totals may take after the last window is closed, real seconds."""
+
+
+@dataclass(frozen=True)
+class Misbehaved:
+    """What a meter did in one window."""
+
+    meter_id: bytes
+    lie: Lie
 
 
 @dataclass(frozen=True)
@@ -45,10 +61,17 @@ class WindowResult:
     outcome: Outcome | None
     """None if it was not settled."""
     truth: Truth
+    """Of every household with a reading whose lane was not left out."""
+    misbehaved: Misbehaved | None = None
+
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        """Lanes without which the total is."""
+        return self.outcome.total.left_out if isinstance(self.outcome, ReleasedTotal) else ()
 
     @property
     def exact(self) -> bool:
-        """Whether the total is the plain sum over every household with a reading."""
+        """Whether the total is the plain sum over every household that it has to count."""
         return (
             isinstance(self.outcome, ReleasedTotal)
             and self.outcome.count == self.truth.households
@@ -61,17 +84,29 @@ class DemoResult:
     """How a demonstration ended."""
 
     city_id: bytes
+    city: CityOptions
     rate: float
     windows: list[WindowResult]
     tally: Tally
     findings: Findings
     folder: Path | None
     """Where the city was kept."""
+    epochs: list[LoggedEpoch]
+    misbehaving: tuple[bytes, ...]
+    """Meters that did."""
+    suspects: list[Suspect]
+    """As the registrar was told at the end."""
 
     @property
     def exact(self) -> int:
         """Windows whose total was exact."""
         return sum(window.exact for window in self.windows)
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether every total was exact, and who misbehaved leads the suspects."""
+        leaders = {suspect.meter_id for suspect in self.suspects[: len(self.misbehaving)]}
+        return self.exact == len(self.windows) and leaders == set(self.misbehaving)
 
 
 class Audience(Protocol):
@@ -108,15 +143,26 @@ def run_demo(plan: DemoPlan, audience: Audience) -> DemoResult:
                 f"replaying {plan.options.windows} windows of {WINDOW_S} s; one takes"
                 f" {clock.real(WINDOW_S):.1f} s here"
             )
-            windows, tally = _Play(plan, paths, clock, audience).run()
+            play = _Play(plan, paths, clock, audience)
+            windows, tally = play.run()
+            suspects = _suspects(paths)
         return DemoResult(
             city_id=Profile.load(paths.profile("operator")).city_id,
+            city=plan.city,
             rate=plan.rate,
             windows=windows,
             tally=tally,
             findings=inspect(paths),
             folder=plan.options.keep,
+            epochs=epochs(paths),
+            misbehaving=play.misbehaving,
+            suspects=suspects,
         )
+
+
+def _suspects(paths: CityPaths) -> list[Suspect]:
+    with Registrar.open(Profile.load(paths.profile("registrar"))) as registrar:
+        return registrar.suspects(_MOST_SUSPECTS)
 
 
 def _temporary() -> tempfile.TemporaryDirectory[str]:
@@ -166,19 +212,37 @@ class _Play:
         self._clock = clock
         self._audience = audience
         self._settled: Queue[Outcome] = Queue()
-        self._tally = Tally()
+        self._fleet = list(read_fleet(paths.fleet))
+        self._liars = self._choose() if plan.options.misbehaving else []
+        self._tallies: list[Tally] = []
         self._failure: GridveilError | None = None
+
+    @property
+    def misbehaving(self) -> tuple[bytes, ...]:
+        """The meters that do."""
+        return tuple(self._fleet[place].meter_id for place in self._liars)
+
+    def _choose(self) -> list[int]:
+        """Places in the fleet of the meters that misbehave."""
+        plan = self._plan
+        with Registrar.open(Profile.load(self._paths.profile("registrar"))) as registrar:
+            parameters = registrar.parameters(plan.windows[plan.options.misbehaving - 1])
+        fleet = [meter.meter_id for meter in self._fleet]
+        return choose(fleet, plan.options.misbehaving, parameters, plan.windows)
 
     def run(self) -> tuple[list[WindowResult], Tally]:
         households = threading.Thread(target=self._guarded(self._report), daemon=True)
         operator = threading.Thread(target=self._guarded(self._watch), daemon=True)
+        others = threading.Thread(target=self._guarded(self._misbehave), daemon=True)
         operator.start()
         households.start()
+        others.start()
         results = self._collect()
         households.join(_PATIENCE_S)
+        others.join(_PATIENCE_S)
         if all(result.outcome for result in results):
             operator.join()
-        return results, self._tally
+        return results, joined(self._tallies)
 
     def _guarded(self, work: Callable[[], None]) -> Callable[[], None]:
         def guarded() -> None:
@@ -191,12 +255,26 @@ class _Play:
 
     def _report(self) -> None:
         profile = Profile.load(self._paths.profile("gateway"))
-        fleet = list(read_fleet(self._paths.fleet))
+        places = [place for place in range(len(self._fleet)) if place not in self._liars]
+        honest, source = [self._fleet[place] for place in places], self._plan.part(places)
         outbox = self._paths.meters / "outbox.db"
-        with Simulator(profile, fleet, self._plan.source, outbox, clock=self._clock) as simulator:
-            self._tally = simulator.run(
+        with Simulator(profile, honest, source, outbox, clock=self._clock) as simulator:
+            tally = simulator.run(
                 self._plan.first_window, self._plan.options.windows, self._audience.progress
             )
+        self._tallies.append(tally)
+
+    def _misbehave(self) -> None:
+        if self._liars:
+            meters = MisbehavingMeters(
+                Profile.load(self._paths.profile("gateway")),
+                [self._fleet[place] for place in self._liars],
+                self._plan.part(self._liars).readings,
+                WINDOW_S,
+                self._paths.meters / "misbehaving.db",
+                self._clock,
+            )
+            self._tallies.append(meters.run())
 
     def _watch(self) -> None:
         awaited = set(self._plan.windows)
@@ -219,15 +297,43 @@ class _Play:
                 outcome = self._settled.get(timeout=0.2)
             except Empty:
                 continue
-            truth = self._plan.truth.get(outcome.window_start)
-            if truth is not None:
-                result = WindowResult(outcome.window_start, outcome, truth)
+            if outcome.window_start in self._plan.truth:
+                result = self._result(outcome.window_start, outcome)
                 results[outcome.window_start] = result
                 self._audience.window(result)
-        return [
-            results.get(window, WindowResult(window, None, self._plan.truth[window]))
-            for window in self._plan.windows
-        ]
+        return [results.get(window) or self._result(window, None) for window in self._plan.windows]
+
+    def _result(self, window: int, outcome: Outcome | None) -> WindowResult:
+        truth = self._plan.truth[window]
+        if isinstance(outcome, ReleasedTotal) and outcome.total.left_out:
+            truth = self._plan.truth_of(window, self._counted(outcome.total))
+        return WindowResult(window, outcome, truth, self._misbehaved(window))
+
+    def _counted(self, total: Total) -> NDArray[np.bool_]:
+        """Which meters of the fleet are in lanes that the total has."""
+        lanes = (
+            lane_of(total.epoch_id, total.window_start, meter.meter_id, total.lanes)
+            for meter in self._fleet
+        )
+        return np.array([lane not in total.left_out for lane in lanes])
+
+    def _misbehaved(self, window: int) -> Misbehaved | None:
+        if not self._liars:
+            return None
+        whose = turn(len(self._liars), self._plan.windows.index(window))
+        return Misbehaved(self.misbehaving[whose.liar], whose.lie) if whose else None
+
+
+def joined(tallies: Sequence[Tally]) -> Tally:
+    """One tally of meters that were played apart."""
+    whole = Tally()
+    for tally in tallies:
+        for field in fields(Tally):
+            if field.name in {"first_window", "windows"}:
+                setattr(whole, field.name, getattr(tally, field.name) or getattr(whole, field.name))
+            else:
+                setattr(whole, field.name, getattr(whole, field.name) + getattr(tally, field.name))
+    return whole
 
 
 def why_missing(result: WindowResult) -> str:
