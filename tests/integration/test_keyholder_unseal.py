@@ -205,3 +205,12 @@ def test_a_key_holder_that_was_killed_while_it_waited_starts_again(city: City) -
         assert "another process waits for shares" in err
         assert city.unseal(*city.shares)[1] == "Unsealed.\n"
         assert city.ends_serving(process)
+
+
+def test_what_is_wrong_with_its_files_is_said_before_officers_come(city: City) -> None:
+    city.split(2, 2, "--destroy-plain")
+    (city.keyholder / "tls" / "key.pem").unlink()
+    code, out, err = city.run("serve")
+    assert (code, out) == (2, "")
+    assert err.startswith("CONFIG_INVALID")
+    assert len(err.splitlines()) == 1

@@ -13,6 +13,7 @@ from gridveil_services.keyholder.key_custody import open_at_rest
 from gridveil_services.keyholder.keyholder import KeyHolder
 from gridveil_services.keyholder.service import bindings
 from gridveil_services.rpc import Role, Server, ServerOptions, run_until_signal
+from gridveil_services.rpc.credentials import server_credentials
 from gridveil_services.rpc.process import SIGNALS
 
 MOST_MESSAGE_BYTES = 1_048_576 + 65_536
@@ -38,6 +39,8 @@ def serve(config: KeyHolderConfig, clock: Clock) -> None:
 
     With a sealed key-encrypting key it first waits for officers' shares, or for the signal.
     """
+    # Found before officers are asked for their shares, not after.
+    server_credentials(config.tls, Role.KEYHOLDER, config.city_id)
     with _ending_on_signal():
         at_rest = open_at_rest(config)
     keyholder = KeyHolder(config, clock, at_rest)
