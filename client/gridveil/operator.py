@@ -233,15 +233,36 @@ class Operator:
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
 
+    def inclusion_proof(self, released: ReleasedTotal) -> totals_pb2.LogProof:
+        """A verified proof that the release log has a total."""
+        window = released.window_start
+        request = transparency_pb2.GetInclusionProofRequest(window_start=window)
+        try:
+            proof = self._log.GetInclusionProof(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+        signed = totals_pb2.SignedTotal(total=released.encoded, signature=released.signature)
+        outcome = totals_pb2.WindowOutcome(window_start=window, total=signed, proof=proof)
+        self._open(outcome, window)
+        return proof
+
     def verify(
-        self, released: ReleasedTotal, roster: Mapping[bytes, Member] | None = None
+        self,
+        released: ReleasedTotal,
+        roster: Mapping[bytes, Member] | None = None,
+        keep: Callable[[bytes], object] | None = None,
     ) -> Verification:
-        """Recompute a total from its opened entries; see :mod:`gridveil.verification`."""
+        """Recompute a total from its opened entries; see :mod:`gridveil.verification`.
+
+        ``keep`` gets the entries, a chunk at a time.
+        """
         parameters = self.parameters(released.window_start)
         verifier = Verifier(released.total, parameters, roster)
         with closing(self.entries(released.window_start)) as chunks:
             for chunk in chunks:
                 verifier.add(chunk)
+                if keep:
+                    keep(chunk)
         return verifier.finish()
 
     def _settled(self, from_window: int) -> Generator[Outcome]:

@@ -66,6 +66,8 @@ class Roster:
 
     head: RosterVersion
     members: tuple[Member, ...]
+    signature: bytes
+    """The key-holder's, of the head; keep it to prove the roster to others."""
 
 
 class Registrar:
@@ -154,14 +156,15 @@ class Registrar:
             known_version=known.head.version if known else 0, window_start=window_start
         )
         head: RosterVersion | None = None
+        signature = b""
         with closing(server_stream(self._roster.GetRoster(request))) as chunks:
             for chunk in chunks:
                 if chunk.HasField("head"):
-                    head = self._open_head(chunk.head)
+                    head, signature = self._open_head(chunk.head), chunk.head.signature
                 for meter_id in _ids(chunk.removed):
                     members.pop(meter_id, None)
                 members.update((m.meter_id, m) for m in parse_members(chunk.added))
-        return _checked(head, tuple(sorted(members.values())))
+        return _checked(head, tuple(sorted(members.values())), signature)
 
     def suspects(self, limit: int = 20) -> list[Suspect]:
         """Enrolled meters that may make lanes fail: proven ones first, then by score.
@@ -201,12 +204,12 @@ class Registrar:
         )
 
 
-def _checked(head: RosterVersion | None, members: tuple[Member, ...]) -> Roster:
+def _checked(head: RosterVersion | None, members: tuple[Member, ...], signature: bytes) -> Roster:
     if head is None:
         raise MalformedInput(Reason.MALFORMED_MESSAGE, "a roster without its head")
     if (head.count, head.digest) != (len(members), roster_digest(members)):
         raise NotAuthentic(Reason.KEY_NOT_PINNED, "the members are not those of the signed roster")
-    return Roster(head, members)
+    return Roster(head, members, signature)
 
 
 def _ids(data: bytes) -> Iterator[bytes]:

@@ -29,10 +29,11 @@ from gridveil.cli.output import (
     utc,
     window_json,
 )
+from gridveil.export import encode_export
+from gridveil.files import write_durably
 from gridveil.operator import NotReleased, Operator, Outcome, ReleasedTotal
 from gridveil.protocol.errors import GridveilError, MalformedInput, NotAuthentic, Reason
-from gridveil.protocol.roster import Member
-from gridveil.registrar import Registrar
+from gridveil.registrar import Registrar, Roster
 from gridveil.verification import Verification
 
 app = typer.Typer(
@@ -125,12 +126,17 @@ def verify(
         Path | None,
         typer.Option(help="A registrar's profile: check every meter's signature as well."),
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Write what was verified to a file, for docs/verify_total.py."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Recompute a total from the entries that the key-holder opened; for auditors.
+    """Recompute a total from the entries that the key-holder opened.
 
     Fetches the total, the signed city parameters and the entries, and adds up the commitments of
-    all meters. Ends with 1 if anything does not fit.
+    all meters. Ends with 1 if anything does not fit. Auditors may fetch entries, and everybody
+    if the city's policy makes them public.
 
     Example: gridveil totals verify 2026-05-04T12:15Z --profile springfield/auditor
     """
@@ -139,9 +145,15 @@ def verify(
         if isinstance(outcome, NotReleased):
             _print(outcome, json)
             raise typer.Exit(ExitCode.NO)
-        roster = _roster(registrar, outcome)
+        roster, entries = _roster(registrar, outcome), bytearray()
+        members = {member.meter_id: member for member in roster.members} if roster else None
         try:
-            found = operator.verify(outcome, roster)
+            found = operator.verify(outcome, members, entries.extend if export else None)
+            if export:
+                proof = operator.inclusion_proof(outcome)
+                key = load_profile(profile).identity_key
+                exported = encode_export(outcome, bytes(entries), proof, key, roster)
+                write_durably(export, exported, mode=0o644)
         except MalformedInput as error:
             raise _unverified(outcome, error, json) from None
         except NotAuthentic as error:
@@ -212,12 +224,11 @@ def checked(found: Verification) -> list[str]:
     return lines
 
 
-def _roster(profile: Path | None, outcome: ReleasedTotal) -> dict[bytes, Member] | None:
+def _roster(profile: Path | None, outcome: ReleasedTotal) -> Roster | None:
     if profile is None:
         return None
     with Registrar.open(load_profile(profile)) as registrar:
-        roster = registrar.roster(outcome.window_start)
-    return {member.meter_id: member for member in roster.members}
+        return registrar.roster(outcome.window_start)
 
 
 def _unverified(outcome: ReleasedTotal, error: GridveilError, json: bool) -> typer.Exit:
