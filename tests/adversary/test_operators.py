@@ -31,8 +31,8 @@ DEADLINE_S = 30.0
 
 ALLOWED = {"GetTotal", "ListTotals", "WatchTotals"}
 """What an operator is there for: each is attacked below."""
-PROOFS = {"GetCheckpoint", "GetInclusionProof", "GetConsistencyProof"}
-"""Of the public log: hashes, and what anybody may verify."""
+PUBLIC = {"GetParameters", "GetEntries"}
+"""What a city signs for everybody, and entries, which its policy decides on."""
 
 SERVICES = {
     "keyholder": (keyholder_pb2, ("KeyHolder", "Roster")),
@@ -44,7 +44,7 @@ METHODS = [
     for server, (file, services) in SERVICES.items()
     for service in services
     for method in file.DESCRIPTOR.services_by_name[service].methods_by_name
-    if method not in ALLOWED | PROOFS
+    if method not in ALLOWED | PUBLIC
 ]
 
 
@@ -149,6 +149,14 @@ def test_a_list_of_everything_holds_only_what_was_released(grid: Grid) -> None:
     assert [outcome.window_start for outcome in page.outcomes] == [WINDOW]
 
 
+def test_entries_that_are_for_auditors_are_not_found_by_an_operator(grid: Grid) -> None:
+    """Who reported is not its business, released or not."""
+    assert (grid.city.paths.published / "entries" / str(WINDOW)).exists()
+    request = totals_pb2.GetEntriesRequest(window_start=WINDOW)
+    error = refused(lambda: list(grid.totals.GetEntries(request, timeout=DEADLINE_S)))
+    assert error.reason is Reason.NOT_FOUND
+
+
 def test_a_forged_page_token_opens_no_other_page(grid: Grid) -> None:
     for token in (b"\0", bytes(40), u64(WINDOW), u64(WINDOW) + bytes(32)):
         request = totals_pb2.ListTotalsRequest(page_token=token)
@@ -159,7 +167,7 @@ def test_a_forged_page_token_opens_no_other_page(grid: Grid) -> None:
 def test_no_request_has_a_field_that_names_a_meter_a_lane_or_a_cohort() -> None:
     """Differencing needs two cohorts of one window: an operator cannot even say which it wants."""
     methods = totals_pb2.DESCRIPTOR.services_by_name["Totals"].methods_by_name
-    names = (ALLOWED | PROOFS) & set(methods)
+    names = ALLOWED | PUBLIC
     asked = {field.name for name in names for field in methods[name].input_type.fields}
     assert not [name for name in asked if any(w in name for w in ("meter", "lane", "cohort"))]
 
