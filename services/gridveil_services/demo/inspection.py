@@ -69,7 +69,7 @@ def epochs(paths: CityPaths) -> list[LoggedEpoch]:
 
 
 def _look(folder: Path, key_files: tuple[str, ...], log: Path | None = None) -> Stored:
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     rows = {name: count for file in files if file.suffix == ".db" for name, count in _rows(file)}
     if log is not None:
         rows |= _records(log)
