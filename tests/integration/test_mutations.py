@@ -23,9 +23,10 @@ from google.protobuf.message import DecodeError, Message
 from gridveil.protocol.errors import Reason
 from gridveil.protocol.v1 import aggregator_pb2, report_pb2
 from gridveil_services.rpc import Role
-from tests.support.boundary import MOST_ANSWERS, Metadata, Outcome
+from tests.support.boundary import Metadata, Outcome, send
 from tests.support.corpus import (
     INTERNALS,
+    NAMES,
     Base,
     Service,
     ServingCity,
@@ -34,7 +35,7 @@ from tests.support.corpus import (
 )
 from tests.support.mutations import mutate
 
-MUTATIONS = int(os.environ.get("GRIDVEIL_MUTATIONS", "3000"))
+MUTATIONS = int(os.environ.get("GRIDVEIL_MUTATIONS", "2500"))
 OVER_THE_WIRE = max(100, MUTATIONS // 10)
 LOOK_EVERY = 400
 """Calls between two looks at all of the state and at the logs."""
@@ -138,7 +139,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingCity]:
         yield city
 
 
-@pytest.mark.parametrize("name", ["aggregator", "keyholder", "roster", "totals", "health"])
+@pytest.mark.parametrize("name", list(NAMES))
 def test_spoilt_calls_are_refused_by_name_and_change_nothing(
     city: ServingCity, name: str, seed: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,7 +170,15 @@ def test_spoilt_calls_are_refused_by_name_and_change_nothing(
     print(name, dict(watch.codes), dict(watch.reasons))
 
 
-@pytest.mark.parametrize("name", ["aggregator", "keyholder", "roster", "totals", "health"])
+def test_every_method_is_of_one_of_the_services(city: ServingCity) -> None:
+    services = city.services.values()
+    assert {path for service in services for path in service.boundary.methods} == {
+        path for service in services for path in service.paths
+    }
+    assert all(service.paths for service in services)
+
+
+@pytest.mark.parametrize("name", list(NAMES))
 def test_over_the_wire_they_are_answered_alike(
     city: ServingCity, name: str, seed: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,7 +192,7 @@ def test_over_the_wire_they_are_answered_alike(
             if call.role not in channels or call.remaining_s < 1:
                 continue
             watch.label = f"GRIDVEIL_SEED={seed}, call {number} over the wire"
-            watch.check(call, send(channels[call.role], call))
+            watch.check(call, send(channels[call.role], call.path, call.messages, call.metadata))
             report(capfd, f"{name} over the wire", number + 1, OVER_THE_WIRE)
         watch.look()
     finally:
@@ -270,28 +279,6 @@ def spoilt_certificate(certificate: bytes, chance: Random) -> bytes:
             return certificate[: chance.randrange(len(certificate) - 40)]
         case _:
             return certificate
-
-
-def send(channel: grpc.Channel, call: Spoilt) -> Outcome:
-    """Make a call of bytes; what looks like a stream on both sides is any call on the wire."""
-    stub: Any = channel.stream_stream(call.path)
-    running = stub(
-        iter(call.messages), metadata=call.metadata, timeout=0.3 if "/Watch" in call.path else 20
-    )
-    outcome = Outcome()
-    try:
-        for answer in running:
-            outcome.answers.append(bytes(answer))
-            if "Watch" in call.path or len(outcome.answers) == MOST_ANSWERS:
-                running.cancel()
-                break
-    except grpc.RpcError as error:
-        failed: Any = error
-        details = [value for _, value in failed.trailing_metadata() or ()]
-        shown = [value if isinstance(value, bytes) else value.encode() for value in details]
-        outcome.code = failed.code()
-        outcome.told = b"\0".join([(failed.details() or "").encode(), *shown])
-    return outcome
 
 
 def errors_in(path: str, answers: Sequence[bytes]) -> Iterator[Any]:

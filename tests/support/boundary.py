@@ -21,6 +21,8 @@ from gridveil_services.rpc.supervision import Supervisor
 
 MOST_ANSWERS = 20
 """Taken of a stream, which may have no end."""
+WATCH_S = 0.3
+"""Over gRPC a watch is waited for that long: some have nothing to say."""
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
@@ -155,3 +157,32 @@ class Boundary:
     def _take(self, behaviour: AnswerStream, messages: Sequence[bytes], context: Context) -> None:
         answers: Iterator[bytes] = behaviour(iter(messages), context)
         context.outcome.answers += islice(answers, MOST_ANSWERS)
+
+
+def send(
+    channel: grpc.Channel,
+    path: str,
+    messages: Sequence[bytes],
+    metadata: Metadata = (),
+    *,
+    timeout_s: float = 20,
+) -> Outcome:
+    """Make a call over gRPC: on the wire any call looks like a stream on both sides."""
+    stub: Any = channel.stream_stream(path)
+    watches = "/Watch" in path
+    limit_s = min(timeout_s, WATCH_S) if watches else timeout_s
+    call = stub(iter(messages), metadata=metadata, timeout=limit_s)
+    outcome = Outcome()
+    try:
+        for answer in call:
+            outcome.answers.append(bytes(answer))
+            if watches or len(outcome.answers) == MOST_ANSWERS:
+                call.cancel()
+                break
+    except grpc.RpcError as error:
+        failed: Any = error
+        details = [value for _, value in failed.trailing_metadata() or ()]
+        shown = [value if isinstance(value, bytes) else value.encode() for value in details]
+        outcome.code = failed.code()
+        outcome.told = b"\0".join([(failed.details() or "").encode(), *shown])
+    return outcome

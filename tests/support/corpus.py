@@ -28,7 +28,13 @@ from grpc_health.v1 import health_pb2
 
 from gridveil.profile import Profile
 from gridveil.protocol.report import Report, parse_report
-from gridveil.protocol.v1 import aggregator_pb2, keyholder_pb2, report_pb2, totals_pb2
+from gridveil.protocol.v1 import (
+    aggregator_pb2,
+    keyholder_pb2,
+    report_pb2,
+    totals_pb2,
+    transparency_pb2,
+)
 from gridveil.transport import connect
 from gridveil_services.keyholder.serve import make_server
 from gridveil_services.rpc import Role
@@ -49,6 +55,16 @@ INTERNALS = re.compile(
 )
 """What no refusal and no log line about one may show."""
 CHUNK = 47
+"""Entries in a message."""
+NAMES = {
+    "aggregator": "Aggregator",
+    "keyholder": "KeyHolder",
+    "roster": "Roster",
+    "totals": "Totals",
+    "log": "ReleaseLog",
+    "health": "Health",
+}
+"""The services of a city, and what they are called on the wire."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +103,8 @@ class Service:
     @cached_property
     def paths(self) -> list[str]:
         """Every method."""
-        names = {"aggregator": "Aggregator", "keyholder": "KeyHolder", "roster": "Roster"}
-        service = {**names, "totals": "Totals", "health": "Health"}[self.name]
-        return [p for p in self.boundary.methods if p.split("/")[1].endswith(f".{service}")]
+        ending = f".{NAMES[self.name]}"
+        return [p for p in self.boundary.methods if p.split("/")[1].endswith(ending)]
 
     def base(self, path: str, chance: Random) -> Base:
         """A valid call, or one with some values if there is none of the method."""
@@ -208,6 +223,7 @@ class ServingCity:
             ),
             make("roster", keyholder, "keyholder", local.keyholder_config.listen, kept, all_kept),
             make("totals", Boundary(totals.server), "totals", totals_address, kept, shown),
+            make("log", Boundary(totals.server), "totals", totals_address, kept, shown),
             make("health", Boundary(totals.server), "totals", totals_address, kept, shown),
         ]
         self.services = {service.name: service for service in found}
@@ -232,6 +248,7 @@ class ServingCity:
         ]
         self._fill_roster(services["roster"])
         self._fill_totals(services["totals"])
+        self._fill_log(services["log"])
         health = services["health"]
         for name in ("", "gridveil.v1.Totals"):
             for method in ("Check", "Watch"):
@@ -265,6 +282,7 @@ class ServingCity:
         for known in (0, 1):
             asked = keyholder_pb2.GetRosterRequest(known_version=known, window_start=SEALED)
             service.add("GetRoster", Role.REGISTRAR, asked)
+        service.add("ListSuspects", Role.REGISTRAR, keyholder_pb2.ListSuspectsRequest(limit=10))
 
     def _fill_totals(self, service: Service) -> None:
         service.add("GetTotal", Role.OPERATOR, totals_pb2.GetTotalRequest(window_start=RELEASED))
@@ -277,6 +295,21 @@ class ServingCity:
         service.add("WatchTotals", Role.OPERATOR, watch)
         entries = totals_pb2.GetEntriesRequest(window_start=RELEASED)
         service.add("GetEntries", Role.AUDITOR, entries)
+        parameters = totals_pb2.GetParametersRequest(window_start=RELEASED)
+        service.add("GetParameters", Role.METER, parameters)
+        own = totals_pb2.GetOwnEntryRequest(window_start=RELEASED, tag=bytes(range(16)))
+        service.add("GetOwnEntry", Role.METER, own)
+
+    def _fill_log(self, service: Service) -> None:
+        pb2 = transparency_pb2
+        service.add("GetCheckpoint", Role.OPERATOR, pb2.GetCheckpointRequest())
+        service.add(
+            "GetInclusionProof", Role.METER, pb2.GetInclusionProofRequest(window_start=RELEASED)
+        )
+        service.add(
+            "GetConsistencyProof", Role.AUDITOR, pb2.GetConsistencyProofRequest(old_size=1, size=2)
+        )
+        service.add("GetRecords", Role.AUDITOR, pb2.GetRecordsRequest(first=0, limit=10))
 
 
 @contextmanager

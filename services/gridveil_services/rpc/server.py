@@ -1,8 +1,8 @@
 """A gRPC server of one role of a city: mutual TLS, bounded in everything, strict.
 
 Some answers are the library's own and carry no ErrorInfo: a failed handshake or a connection too
-many (UNAVAILABLE at the client), an unknown method (UNIMPLEMENTED), a message, also a compressed
-one, or metadata above the limit (RESOURCE_EXHAUSTED), and more new calls than it can hand over
+many (UNAVAILABLE at the client), an unknown method or a compressed message (UNIMPLEMENTED), a
+message or metadata above the limit (RESOURCE_EXHAUSTED), and more new calls than it can hand over
 (RESOURCE_EXHAUSTED or UNAVAILABLE). Everything else is answered by ``behaviour`` and ``dispatch``.
 """
 
@@ -161,6 +161,8 @@ def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
         # A second server on the same port must fail, not share its calls.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", options.max_message_bytes),
+        # None but identity: ciphertexts do not get shorter, and nothing unpacks to more than it is.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.max_metadata_size", 8192),
         ("grpc.absolute_max_metadata_size", 16384),
         ("grpc.max_concurrent_streams", 128),
