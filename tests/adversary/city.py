@@ -1,7 +1,9 @@
 """A running key-holder to attack: over mTLS, with a real log, and a day of windows to spend.
 
     answer = city.release(release)
-    city.assert_refused(release, reports)
+    city.assert_gains_nothing(release, reports)
+
+Three of five lanes make a cohort, so that an attack on one of them costs the city only that lane.
 
 The attacker is the aggregator: it has its certificate, every report, and whatever meters it has
 corrupted. What the key-holder answered it is kept, and searched for what it must never hold.
@@ -9,7 +11,8 @@ corrupted. What the key-holder answered it is kept, and searched for what it mus
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +22,13 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from gridveil.clock import ManualClock
-from gridveil.protocol.city import CityParameters, open_city_parameters
+from gridveil.protocol.city import PPM, CityParameters, open_city_parameters
 from gridveil.protocol.errors import Reason
-from gridveil.protocol.release import Total, open_total
+from gridveil.protocol.layout import ID_BYTES
+from gridveil.protocol.release import ENTRY_BYTES, OPENED_ENTRY_BYTES, Total, open_total
 from gridveil.protocol.report import Report
 from gridveil.protocol.v1 import aggregator_pb2, keyholder_pb2, keyholder_pb2_grpc
+from gridveil.protocol.v1.log_pb2 import WindowReleased
 from gridveil.protocol.windows import lane_of
 from gridveil.transport import connect
 from gridveil_services.keyholder import identity
@@ -56,8 +61,14 @@ NOW = DAY + 23 * 3600 + 10
 """The time of every attack: windows that ended 100 s ago may be released."""
 TIMEOUT_S = 60.0
 
-RELEASED = "the key-holder released a total"
+LANES = 5
+BUDGET = 5
+
+RELEASED = "the key-holder released what it must not"
 """What a test says when its attack succeeds."""
+
+DECRYPTED = "the key-holder decrypted what it must not"
+"""What a test says when the attacker gets another answer about the key."""
 
 VICTIM_WH = 173_291
 """The reading that every attack is after; no other number of a test has these bytes."""
@@ -110,7 +121,9 @@ class AttackedCity:
     def __init__(self, folder: Path) -> None:
         self._opened = ExitStack()
         policy = {"window_length": LENGTH, "grace": 100, "early_leeway": 60}
-        config = make_config(folder / "keyholder", **policy)
+        policy |= {"min_cohort": 210, "min_coverage_ppm": 500_000, "failure_budget": BUDGET}
+        self._folder, self._pristine = folder / "keyholder", folder / "pristine"
+        config = make_config(self._folder, **policy)
         self.certificates = Certificates.make(folder, config.city_id)
         self.config: KeyHolderConfig = replace(
             config, tls=self.certificates.tls(Role.KEYHOLDER), listen="127.0.0.1:0"
@@ -124,15 +137,30 @@ class AttackedCity:
         self._enrol()
         self.clock.move_to(NOW)
         self.parameters = self.parameters_of(DAY)
+        self._reports: dict[tuple[int, Crowd], list[Report]] = {}
+        self.close()
+        shutil.copytree(self._folder, self._pristine)
+        self._is_pristine = False
+        self.renew()
+
+    def renew(self) -> None:
+        """Put the city back to where nothing was tried yet, if anything was."""
+        if self._is_pristine:
+            return
+        self.close()
+        shutil.rmtree(self._folder)
+        shutil.copytree(self._pristine, self._folder)
+        self._start()
+        self._is_pristine = True
         self._windows = {
             crowd: iter(range(crowd.first, crowd.end, LENGTH)) for crowd in self.crowds
         }
 
     def _enrol(self) -> None:
-        """By day 121 meters; one leaves at noon; 30 come at six."""
-        first = make_members(121, seed=7)
+        """By day 402 meters; one leaves at noon; 60 come at six: five lanes all day."""
+        first = make_members(402, seed=7)
         self.victim, self.leaver = first[0], first[-1]
-        self.newcomers = make_members(30, seed=8)
+        self.newcomers = make_members(60, seed=8)
         self._roster(enrol=first)
         self.clock.move_to(NOON)
         self._roster(withdraw=[self.leaver])
@@ -147,35 +175,52 @@ class AttackedCity:
 
     def window(self, crowd: Crowd | None = None) -> int:
         """A window that nobody has tried yet, over and unsettled."""
+        self._is_pristine = False
         return next(self._windows[crowd or self.day])
 
     def reports(self, window: int, crowd: Crowd | None = None) -> list[Report]:
         """What the honest meters report; the victim's is the first."""
-        meters = (crowd or self.day).meters
-        return [
-            build_report(self.parameters, meter, window, values)
-            for meter, values in zip(meters, self.readings(window, len(meters)), strict=True)
-        ]
+        self._is_pristine = False
+        crowd = crowd or self.day
+        made = self._reports.get((window, crowd))
+        if made is None:
+            readings = self.readings(window, len(crowd.meters))
+            made = self._reports[window, crowd] = [
+                build_report(self.parameters, meter, window, values)
+                for meter, values in zip(crowd.meters, readings, strict=True)
+            ]
+        return list(made)
 
     def readings(self, window: int, count: int) -> list[tuple[int, int]]:
         """The register values behind ``reports``."""
         drawn = window // LENGTH % 97
         return [(VICTIM_WH, 0), *((drawn + 11 * at, at % 3) for at in range(1, count))]
 
-    def truth(self, window: int, crowd: Crowd | None = None) -> int:
-        """The honest total of the first register."""
-        count = len((crowd or self.day).meters)
-        return sum(values[0] for values in self.readings(window, count))
+    def truth(self, window: int, crowd: Crowd | None = None, left_out: Collection[int] = ()) -> int:
+        """The honest total of the first register, without the meters of some lanes."""
+        meters = (crowd or self.day).meters
+        return sum(
+            values[0]
+            for meter, values in zip(meters, self.readings(window, len(meters)), strict=True)
+            if self._lane_of(window, meter.meter_id) not in left_out
+        )
 
     def built(self, reports: Sequence[Report], crowd: Crowd | None = None) -> BuiltRelease:
         """The release of these reports, every sum and digest in it right."""
         crowd = crowd or self.day
         return build_release(self.parameters, crowd.version, reports, enrolled=len(crowd.meters))
 
-    def lane(self, report: Report, crowd: Crowd | None = None, lanes: int = 2) -> int:
+    def lane(self, report: Report) -> int:
         """The lane that a report falls into."""
-        claim = report.claim
-        return lane_of(self.parameters.epoch.epoch_id, claim.window_start, claim.meter_id, lanes)
+        return self._lane_of(report.claim.window_start, report.claim.meter_id)
+
+    def _lane_of(self, window: int, meter_id: bytes) -> int:
+        return lane_of(self.parameters.epoch.epoch_id, window, meter_id, LANES)
+
+    def is_enough(self, count: int, crowd: Crowd | None = None) -> bool:
+        """Whether so many meters of a crowd are a cohort, by the city's policy."""
+        policy, enrolled = self.config.policy, len((crowd or self.day).meters)
+        return count >= policy.min_cohort and count * PPM >= policy.min_coverage_ppm * enrolled
 
     # What the attacker does.
 
@@ -214,6 +259,67 @@ class AttackedCity:
 
     # What came of it.
 
+    def assert_gains_nothing(
+        self,
+        release: BuiltRelease,
+        reports: Sequence[Report],
+        *,
+        failing: Collection[int] | None = None,
+        decrypted: bool = True,
+        crowd: Crowd | None = None,
+    ) -> None:
+        """Every lane that was tampered with is out of the total, which is exact for the others.
+
+        If those are no cohort by themselves, the release is refused.
+
+        Args:
+            release: of the attacker.
+            reports: what the honest meters reported.
+            failing: the lanes that must be out; those unlike their honest selves if left out.
+            decrypted: whether it takes the secret key to see what is wrong with them.
+            crowd: of the window.
+        """
+        if failing is None:
+            failing = self.tampered(release, reports, crowd)
+        assert failing
+        kept = [lane.count for lane in release.lanes if lane.lane not in failing]
+        if not self.is_enough(sum(kept), crowd):
+            self.assert_refused(release, reports, decryptions=int(decrypted), crowd=crowd)
+            return
+        left_out = tuple(sorted(failing))
+        window, logged = release.header.window_start, len(self._log())
+        answer = self.release(release)
+        assert answer.code is grpc.StatusCode.OK, answer.text
+        self._assert_without(window, left_out, crowd)
+        self._assert_only_counted(window, reports, left_out)
+        failures = len(left_out) if decrypted else 0
+        assert self._record(window).failures == failures
+        once = {lane.lane for lane in release.lanes if decrypted or lane.lane not in failing}
+        assert self.decrypted(window) == dict.fromkeys(once, 1), DECRYPTED
+        # It is never tried again, whoever asks.
+        assert self.release(release).receipt
+        self.assert_pinned(self.built(reports, crowd))
+        assert self.decrypted(window) == dict.fromkeys(once, 1), DECRYPTED
+        assert self.events(window) == ["intent", "released"]
+        assert not any(form in self._log()[logged:] for form in _victim_forms())
+        self._assert_says_nothing(answer)
+
+    def tampered(
+        self, release: BuiltRelease, reports: Sequence[Report], crowd: Crowd | None = None
+    ) -> set[int]:
+        """The lanes of a release that are not what an honest aggregator makes of the reports."""
+        return {
+            lane
+            for (lane, *made), (_, *honest) in zip(
+                _by_lane(release), _by_lane(self.built(reports, crowd)), strict=True
+            )
+            if made != honest
+        }
+
+    def decrypted(self, window: int) -> dict[int, int]:
+        """How often each lane of a window was decrypted since the start."""
+        return {lane: n for (found, lane), n in self.keys.decryptions.items() if found == window}
+
     def assert_refused(
         self,
         release: BuiltRelease,
@@ -228,17 +334,33 @@ class AttackedCity:
         answer = self.release(release)
         self.assert_is_the_refusal(answer)
         assert self.events(window) == ["intent", "refused"]
-        assert self.keyholder.ring.decryptions(window) == decryptions
+        assert self.keyholder.ring.decryptions(window) == decryptions, DECRYPTED
         assert self.release(release) == answer
         self.assert_pinned(self.built(reports, crowd))
         assert self.progress(window, release.digest).complete
         assert self.events(window) == ["intent", "refused"]
-        assert self.keyholder.ring.decryptions(window) == decryptions
+        assert self.keyholder.ring.decryptions(window) == decryptions, DECRYPTED
         assert not self.entries_file(window).exists()
         news = self._log()[logged:]
         assert all(report.claim.meter_id not in news for report in reports)
         assert not any(form in news for form in _victim_forms())
         self._assert_says_nothing(answer)
+
+    def _assert_without(self, window: int, left_out: tuple[int, ...], crowd: Crowd | None) -> None:
+        """The total is exactly that of the honest meters in all other lanes."""
+        total = self.total(window)
+        assert total.left_out == left_out, RELEASED
+        assert total.sum("import_wh") == self.truth(window, crowd, left_out), RELEASED
+
+    def _assert_only_counted(
+        self, window: int, reports: Sequence[Report], left_out: tuple[int, ...]
+    ) -> None:
+        """Entries are published of the meters that count, and of nobody else."""
+        counted = {r.claim.meter_id for r in reports if self.lane(r) not in left_out}
+        entries = self.entries_file(window).read_bytes()
+        shown = {entries[at : at + ID_BYTES] for at in range(0, len(entries), OPENED_ENTRY_BYTES)}
+        assert shown == counted, RELEASED
+        assert self.total(window).count == len(counted), RELEASED
 
     def assert_turned_away(
         self, release: BuiltRelease, reason: Reason, *, crowd: Crowd | None = None
@@ -284,11 +406,19 @@ class AttackedCity:
 
     def total(self, window: int) -> Total:
         """The released total, its signature checked."""
+        signed = self._record(window).total
+        return open_total(signed.total, signed.signature, self.identity_key)
+
+    def _record(self, window: int) -> WindowReleased:
         for record in LogReader(self._log_folder).poll():
             if record.released.window_start == window:
-                signed = record.released.total
-                return open_total(signed.total, signed.signature, self.identity_key)
+                return record.released
         raise AssertionError("nothing was released")
+
+    def failures(self) -> int:
+        """What the release log counts against the epoch's budget."""
+        records = LogReader(self._log_folder).poll()
+        return sum(record.released.failures + record.refused.failures for record in records)
 
     def entries_file(self, window: int) -> Path:
         """Where the opened entries of a released window are."""
@@ -325,6 +455,11 @@ class AttackedCity:
             self.address = server.start()
             channel = stack.enter_context(self._channel(Role.AGGREGATOR))
             self._keyholder = keyholder_pb2_grpc.KeyHolderStub(channel)
+            signed = self.keyholder.ring.for_window(DAY)
+            keys = self.keyholder.ring.by_digest(signed.parameters.digest) if signed else None
+            if keys is not None:
+                self.keys = keys
+                """Of the attacked epoch; they count also after they are destroyed."""
             self._opened = stack.pop_all()
 
     def _channel(self, role: Role) -> grpc.Channel:
@@ -354,6 +489,15 @@ class AttackedCity:
                 for name, value in cast(Iterable[tuple[str, str | bytes]], call.trailing_metadata())
             )
             return Answer(None, call.code(), call.details() or "", trailers)
+
+
+def _by_lane(release: BuiltRelease) -> Iterator[tuple[int, bytes, bytes]]:
+    """Each lane's number, sum and entries."""
+    at = 0
+    for lane in release.lanes:
+        end = at + lane.count * ENTRY_BYTES
+        yield lane.lane, lane.ciphertext, release.entries[at:end]
+        at = end
 
 
 def _victim_forms() -> list[bytes]:

@@ -1,4 +1,4 @@
-"""One running key-holder for all attacks; every attack spends a window of its own."""
+"""One city for all attacks, put back to where it was after every attack."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from tests.adversary.city import AttackedCity
 
 
 @pytest.fixture(scope="session")
-def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedCity]:
-    attacked = AttackedCity(tmp_path_factory.mktemp("attacked"))
-    yield attacked
-    attacked.close()
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedCity]:
+    city = AttackedCity(tmp_path_factory.mktemp("attacked"))
+    yield city
+    city.close()
+
+
+@pytest.fixture
+def city(attacked: AttackedCity) -> AttackedCity:
+    """The running city, in which nobody has tried anything yet."""
+    attacked.renew()
+    return attacked

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.adversary.city import RELEASED
+from tests.adversary.city import DECRYPTED, RELEASED
 
 PROTOCOL = "client/gridveil/protocol"
 KEYHOLDER = "services/gridveil_services/keyholder"
@@ -60,19 +60,20 @@ def mutant(
 
 _SUMS, _COMMITMENTS = "test_sums.py", "test_commitments.py"
 _COHORTS, _SETTLEMENT, _PINNING = "test_cohorts.py", "test_settlement.py", "test_pinning.py"
+_LANES = "test_lanes.py"
 
 MUTANTS: dict[str, Mutant] = {
     "the opening equation is not checked": mutant(
         f"{KEYHOLDER}/opening.py",
-        "if not all(holds):",
-        "if False:",
+        "holds = generators.commit(totals, blinding) == point",
+        "holds = True",
         _SUMS,
         "[dropped] or [doubled] or [composition]",
     ),
     "totals beyond meters times bound are released": mutant(
         f"{KEYHOLDER}/opening.py",
-        "if not all(0 <= total <= bound for",
-        "if False and not all(0 <= total <= bound for",
+        "within = all(0 <= total <= bound for",
+        "within = True or all(0 <= total <= bound for",
         _COMMITMENTS,
         "beyond_the_bound",
     ),
@@ -102,8 +103,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "h is not compared with the commitment": mutant(
         f"{KEYHOLDER}/opening.py",
-        "if shown != claim.commitment_hash:",
-        "if False:",
+        "return commitment if shown == claim.commitment_hash else None",
+        "return commitment",
         _COMMITMENTS,
         "another_h or h_of_another_meter",
     ),
@@ -200,17 +201,17 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "any cohort is large enough": mutant(
         f"{KEYHOLDER}/policy.py",
-        "header.count < cohort or ",
+        "count >= cohort and ",
         "",
         _COHORTS,
-        "too_small and day-99",
+        "too_small and day-209",
     ),
     "any coverage is enough": mutant(
         f"{KEYHOLDER}/policy.py",
-        " or header.count * PPM < coverage_ppm * roster.count",
+        " and count * PPM >= coverage_ppm * enrolled",
         "",
         _COHORTS,
-        "too_small and evening-119",
+        "too_small and evening-225",
     ),
     "windows are released while they run": mutant(
         f"{KEYHOLDER}/policy.py",
@@ -232,13 +233,79 @@ MUTANTS: dict[str, Mutant] = {
         Attacks(_SETTLEMENT, "second_cohort or second_attempt"),
     ),
     "a refusal says what was wrong": mutant(
-        f"{KEYHOLDER}/release.py",
-        "                self._refuse(window_start, release.digest)\n",
-        "                self._ledger.refused(window_start, release.digest)\n"
-        "                raise\n",
-        _COMMITMENTS,
-        "unsealed or another_reading",
+        f"{KEYHOLDER}/settlement.py",
+        "            self.refuse(window_start, release.digest, failures)\n",
+        "            self.refuse(window_start, release.digest, failures)\n"
+        "            raise OpeningFailed(outcome)\n",
+        _LANES,
+        "smaller_than_it_may_be and 4",
         "assert answer.code is grpc.StatusCode.FAILED_PRECONDITION",
+    ),
+    "a lane that does not open is counted": mutant(
+        f"{KEYHOLDER}/opening.py",
+        " if whole and holds and within else None",
+        "",
+        _LANES,
+        "smaller_than_it_may_be and 1",
+    ),
+    "a lane with a broken seal is decrypted": mutant(
+        f"{KEYHOLDER}/opening.py",
+        "sound = [lane for lane in sealed if not lane.proven]",
+        "sound = sealed",
+        _COMMITMENTS,
+        "unsealed or copied_seal",
+        DECRYPTED,
+    ),
+    "lanes left out are not missed in the cohort": mutant(
+        f"{KEYHOLDER}/opening.py",
+        "_join(opened, release) if allowance.permits(lanes, release.lanes) else None",
+        "_join(opened, release) if lanes else None",
+        _LANES,
+        "smaller_than_it_may_be and 3",
+    ),
+    "a lane that failed is tried again": mutant(
+        f"{KEYHOLDER}/opening.py",
+        "found = _open_lane(lane, point, generators, keys, window_start)",
+        "found = _open_lane(lane, point, generators, keys, window_start) or (\n"
+        "            _open_lane(lane, point, generators, keys, window_start)\n        )",
+        _LANES,
+        "decrypted_once",
+        DECRYPTED,
+    ),
+    "decrypting goes on after the budget is spent": mutant(
+        f"{KEYHOLDER}/opening.py",
+        "if len(failed) >= most_failures:",
+        "if False:",
+        _LANES,
+        "stay_closed",
+        DECRYPTED,
+    ),
+    "the budget is a window's and not an epoch's": Mutant(
+        (
+            Edit(
+                f"{KEYHOLDER}/ledger.py",
+                "return 0 if self.destroyed else max(0, budget - self.failures)",
+                "return budget",
+            ),
+            Edit(
+                f"{KEYHOLDER}/epoch_life.py",
+                "return not epoch.destroyed and epoch.failures >= failure_budget",
+                "return False",
+            ),
+        ),
+        Attacks(_LANES, "and_then_nothing or stay_closed"),
+        DECRYPTED,
+    ),
+    "failures are forgotten with a restart": mutant(
+        f"{KEYHOLDER}/ledger.py",
+        "        self._apply(record)\n\n    def _check",
+        "        for outcome in ('released', 'refused'):\n"
+        "            if record.HasField(outcome):\n"
+        "                getattr(record, outcome).failures = 0\n"
+        "        self._apply(record)\n\n    def _check",
+        _LANES,
+        "restart_gives_no_new",
+        DECRYPTED,
     ),
     "every role may release": mutant(
         f"{KEYHOLDER}/service.py",
