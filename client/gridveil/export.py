@@ -1,22 +1,16 @@
-"""A released window in one file, for verifiers that share no code with Gridveil.
-
-The layout is in docs/protocol.md, a verifier of some hundred lines in docs/verify_total.py. Every
-byte of the file is checked by it: what it derives itself is left out.
-"""
+"""Exporting a verified window for verifiers such as docs/verify_total.py."""
 
 from __future__ import annotations
 
 from gridveil.protocol.checkpoint import TreeHead, log_key
 from gridveil.protocol.errors import MalformedInput, NotAuthentic, Reason
-from gridveil.protocol.layout import blob, text, u32, u64
+from gridveil.protocol.export import Export
 from gridveil.protocol.log_records import settled_by
 from gridveil.protocol.note import Note
 from gridveil.protocol.v1.log_pb2 import LogRecord, WindowReleased
 from gridveil.protocol.v1.totals_pb2 import LogProof, SignedTotal
 from gridveil.registrar import Roster
 from gridveil.settlements import ReleasedTotal
-
-EXPORT_DOMAIN = "gridveil/v1/export"
 
 
 def encode_export(
@@ -41,18 +35,21 @@ def encode_export(
     """
     head, log_signature = _checkpoint(proof.checkpoint, released.total.city_id, identity_key)
     recorded_at, failures = _record(proof.record, released)
-    members = b"".join(member.encode() for member in roster.members) if roster else b""
-    blobs = (
-        released.encoded,
-        released.signature,
-        roster.head.encode() if roster else b"",
-        roster.signature if roster else b"",
-        members,
-        entries,
-        b"".join(proof.hashes),
+    export = Export(
+        total=released.encoded,
+        total_signature=released.signature,
+        roster_version=roster.head.encode() if roster else b"",
+        roster_signature=roster.signature if roster else b"",
+        roster_entries=b"".join(m.encode() for m in roster.members) if roster else b"",
+        opened_entries=entries,
+        proof=tuple(proof.hashes),
+        recorded_at_ms=recorded_at,
+        failures=failures,
+        index=proof.index,
+        log_size=head.size,
+        log_signature=log_signature,
     )
-    place = u64(recorded_at) + u32(failures) + u64(proof.index) + u64(head.size)
-    return text(EXPORT_DOMAIN) + b"".join(map(blob, blobs)) + place + log_signature
+    return export.encode()
 
 
 def _record(encoded: bytes, released: ReleasedTotal) -> tuple[int, int]:
