@@ -20,6 +20,7 @@ from gridveil_services.aggregator.store.interface import (
     Equivocation,
     Known,
     LaneFull,
+    Moved,
     NotOpen,
     Phase,
     StoredReceipt,
@@ -136,6 +137,53 @@ class TestCommit:
         ]
         harness.store.seal(START)
         assert harness.store.lane_sums(START) == [LaneSum(0, 12, expected_sum(set(meters)))]
+
+
+SUCCESSOR = bytes([1]) * 32
+
+
+class TestMoves:
+    moved = make_window(parameters_digest=SUCCESSOR, lanes=3, closes=START + LENGTH + 200)
+
+    def test_a_window_without_reports_comes_under_other_parameters(
+        self, harness: SqliteHarness
+    ) -> None:
+        assert harness.store.move_window(self.moved)
+        assert harness.store.window(START) == self.moved
+        harness.reopen()
+        assert harness.store.windows() == [self.moved]
+        made = batch([1], parameters_digest=SUCCESSOR)
+        assert harness.store.commit([made], 77) == [Committed(77)]
+
+    def test_a_report_keeps_its_window_under_the_parameters_it_was_made_for(
+        self, harness: SqliteHarness
+    ) -> None:
+        harness.store.commit([batch([1])], 77)
+        assert not harness.store.move_window(self.moved)
+        harness.reopen()
+        assert not harness.store.move_window(self.moved)
+        assert harness.store.window(START) == make_window()
+        assert harness.store.commit([batch([2])], 78) == [Committed(78)]
+
+    def test_a_batch_for_other_parameters_than_its_windows_is_not_stored(
+        self, harness: SqliteHarness
+    ) -> None:
+        harness.store.move_window(self.moved)
+        both = [batch([1]), batch([1], parameters_digest=SUCCESSOR), batch([2])]
+        assert harness.store.commit(both, 77) == [Moved(), Committed(77), Moved()]
+        assert harness.store.count(START) == 1
+
+    @pytest.mark.parametrize("phase", [None, Phase.EMPTY, Phase.EXPIRED])
+    def test_a_window_that_is_not_open_stays_what_it_is(
+        self, harness: SqliteHarness, phase: Phase | None
+    ) -> None:
+        harness.store.seal(START)
+        if phase is not None:
+            harness.store.settle(START, phase)
+        before = harness.store.windows()
+        assert not harness.store.move_window(self.moved)
+        assert not harness.store.move_window(make_window(START + LENGTH))
+        assert harness.store.windows() == before
 
 
 class TestWindows:

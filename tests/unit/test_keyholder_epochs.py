@@ -329,7 +329,7 @@ def test_an_identity_of_another_city_is_refused(config: KeyHolderConfig) -> None
     (config.state / "identity.key").unlink()
     at_rest = AtRest.load(config.key_encrypting_key_file, config.city_id)
     identity.create(config.state, at_rest)
-    assert refused_start(config) is Reason.PARTIAL_CORRUPT
+    assert refused_start(config) is Reason.LOG_CORRUPT
 
 
 def test_a_state_without_identity_is_refused(config: KeyHolderConfig) -> None:

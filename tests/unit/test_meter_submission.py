@@ -272,6 +272,24 @@ def test_a_new_epoch_gets_the_same_reading_under_a_fresh_blinding(
     assert server.city.open_report(new, METER.member)[1] != blinding
 
 
+def test_of_epochs_that_overlap_the_successor_is_used_whichever_was_fetched_last(
+    city: CityKeys, outbox: Outbox
+) -> None:
+    """An epoch that was destroyed before its end still says that it serves the later windows."""
+    clock = ManualClock(END)
+    subject = submitter(city, outbox, clock)
+    successor = city_keys(first_window=END, windows=3, name=b"epoch-0000000001")
+    server = Aggregator(successor)
+    run_steps(subject.parameters(END), server)
+    server.city = city
+    run_steps(subject.parameters(WINDOW), server)
+    clock.move_to(END + 900)
+    run_steps(record(subject, window=END), server)
+    entry = outbox.find(END, METER.meter_id)
+    assert entry is not None
+    assert entry.parameters_digest == successor.parameters.digest
+
+
 def test_a_claimed_change_of_epoch_without_one_changes_no_report(
     city: CityKeys, outbox: Outbox
 ) -> None:
