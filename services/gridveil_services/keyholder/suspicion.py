@@ -198,6 +198,8 @@ class Suspicions:
         proven: Sequence[bytes],
         passed: Sequence[Sequence[bytes]],
     ) -> None:
+        rows: list[Any] = self._database.execute("SELECT meter_id FROM suspects").fetchall()
+        held = {meter_id for (meter_id,) in rows}
         failing = sum(map(len, failed))
         if failing:
             bits = failed_bits(failing, sum(map(len, passed)))
@@ -205,7 +207,9 @@ class Suspicions:
                 _FAILED,
                 ((m, bits, MOST_BITS) for m in chain.from_iterable(failed) if self._is_enrolled(m)),
             )
-        self._database.executemany(_OPENED, ((m, OPENED_BITS) for m in chain.from_iterable(passed)))
+        # In a city without misbehaving meters this is nobody, window after window.
+        cleared = (m for m in chain.from_iterable(passed) if m in held)
+        self._database.executemany(_OPENED, ((m, OPENED_BITS) for m in cleared))
         self._database.executemany(_PROVEN, ((m,) for m in proven if self._is_enrolled(m)))
         for statement in _CLEAR:
             self._database.execute(statement)
