@@ -149,12 +149,12 @@ def test_a_list_of_everything_holds_only_what_was_released(grid: Grid) -> None:
     assert [outcome.window_start for outcome in page.outcomes] == [WINDOW]
 
 
-def test_entries_that_are_for_auditors_are_not_found_by_an_operator(grid: Grid) -> None:
+def test_entries_that_are_for_auditors_are_closed_to_an_operator(grid: Grid) -> None:
     """Who reported is not its business, released or not."""
     assert (grid.city.paths.published / "entries" / str(WINDOW)).exists()
     request = totals_pb2.GetEntriesRequest(window_start=WINDOW)
     error = refused(lambda: list(grid.totals.GetEntries(request, timeout=DEADLINE_S)))
-    assert error.reason is Reason.NOT_FOUND
+    assert error.reason is Reason.ROLE_NOT_ALLOWED
 
 
 def test_a_forged_page_token_opens_no_other_page(grid: Grid) -> None:
