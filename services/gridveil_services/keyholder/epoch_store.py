@@ -101,6 +101,10 @@ class EpochStore:
     def load(self, epoch_id: bytes) -> tuple[SignedParameters, Secrets]:
         """An epoch; PARTIAL_CORRUPT if it is not what was kept."""
         folder = self._path(epoch_id)
+        if self.is_destroyed(epoch_id):
+            raise IntegrityLost(
+                Reason.PARTIAL_CORRUPT, "a stored epoch is missing or was destroyed"
+            )
         try:
             signed, sealed_key, sealed = (
                 (folder / name).read_bytes() for name in (_PARAMETERS, _KEY, _SECRETS)
@@ -117,7 +121,7 @@ class EpochStore:
             raise _damaged() from None
 
     def is_destroyed(self, epoch_id: bytes) -> bool:
-        """Whether the destruction of an epoch that lies there had begun."""
+        """Whether the destruction of an epoch has begun, or it does not lie there at all."""
         folder = self._path(epoch_id)
         return not ((folder / _KEY).exists() and (folder / _SECRETS).exists())
 
@@ -145,4 +149,4 @@ class EpochStore:
 
 
 def _damaged() -> IntegrityLost:
-    return IntegrityLost(Reason.PARTIAL_CORRUPT, "a stored epoch is missing or damaged")
+    return IntegrityLost(Reason.PARTIAL_CORRUPT, "a stored epoch is damaged")
