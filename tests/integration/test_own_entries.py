@@ -83,6 +83,17 @@ def test_a_meter_that_did_not_report_is_told_so(city: ReleasedCity, household: H
     assert household.check(WINDOW, MeterKeys.create()).standing is Standing.NOT_COUNTED
 
 
+def test_meters_of_a_lane_left_out_are_told_so_and_all_others_are_counted(tmp_path: Path) -> None:
+    city = release_window(tmp_path, meters=700, audience=EntryAudience.NOBODY, liar=True)
+    with city.totals(), Household.open(city.paths.profile("meter")) as household:
+        standings = {m.meter_id: household.check(WINDOW, m).standing for m in city.meters}
+    left_out = {meter.meter_id for meter in city.left_out}
+    assert len(left_out) > 1
+    for meter_id, standing in standings.items():
+        expected = Standing.LANE_LEFT_OUT if meter_id in left_out else Standing.COUNTED
+        assert standing is expected
+
+
 def test_who_may_fetch_the_entries_is_what_the_policy_says(city: ReleasedCity) -> None:
     audience = city.parameters.policy.entry_audience
     allowed = {

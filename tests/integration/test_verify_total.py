@@ -17,7 +17,9 @@ from types import ModuleType
 import pytest
 from nacl.exceptions import CryptoError
 from nacl.signing import SigningKey, VerifyKey
+from typer.testing import CliRunner
 
+from gridveil.cli.app import app
 from gridveil.export import encode_export
 from gridveil.operator import Operator, ReleasedTotal
 from gridveil.protocol.errors import GridveilError
@@ -44,7 +46,10 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    city = release_window(tmp_path_factory.mktemp("city"))
+    return export_of(release_window(tmp_path_factory.mktemp("city")))
+
+
+def export_of(city: ReleasedCity) -> Exported:
     with city.keyholder(WINDOW + 1) as keyholder:
         head = keyholder.roster.in_force(WINDOW)
         assert head is not None
@@ -79,6 +84,23 @@ def test_the_script_finds_the_total_that_the_meters_made(
     assert tuple(value for _, value in sums) == exported.city.truth
     assert records >= 3
     assert verified(script, exported, exported.without_roster, roster=False)[1] == sums
+
+
+def test_a_total_without_a_lane_verifies(tmp_path: Path, script: ModuleType) -> None:
+    found = export_of(release_window(tmp_path, meters=700, liar=True))
+    _, sums, count, _ = verified(script, found, found.file)
+    assert count == 700 - len(found.city.left_out) < 700
+    assert tuple(value for _, value in sums) == found.city.truth
+
+
+def test_the_command_exports_what_it_verified(exported: Exported, tmp_path: Path) -> None:
+    file = tmp_path / "window.export"
+    profile = str(exported.city.paths.profile("auditor"))
+    verify = ["totals", "verify", str(WINDOW), "--profile", profile, "--export", str(file)]
+    with exported.city.totals():
+        ended = CliRunner().invoke(app, verify)
+    assert ended.exit_code == 0, ended.stderr
+    assert file.read_bytes() == exported.without_roster
 
 
 def test_a_fresh_environment_without_gridveil_verifies_a_total(

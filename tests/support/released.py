@@ -16,6 +16,7 @@ from gridveil.meter_identity import MeterKeys
 from gridveil.protocol.city import CityParameters, EntryAudience
 from gridveil.protocol.report import Report
 from gridveil.protocol.roster import Member
+from gridveil.protocol.windows import lane_count, lane_of
 from gridveil_services.bootstrap.layout import CityPaths
 from gridveil_services.keyholder.config import KeyHolderConfig
 from gridveil_services.keyholder.keyholder import KeyHolder
@@ -40,7 +41,9 @@ class ReleasedCity:
     reports: list[Report]
     parameters: CityParameters
     truth: tuple[int, ...]
-    """Sum of each register."""
+    """Sum of each register over the meters that count."""
+    left_out: list[MeterKeys]
+    """Those in the lane of a liar."""
 
     @property
     def roster(self) -> dict[bytes, Member]:
@@ -65,9 +68,16 @@ class ReleasedCity:
 
 
 def release_window(
-    folder: Path, *, meters: int = 120, audience: EntryAudience = EntryAudience.AUDITORS
+    folder: Path,
+    *,
+    meters: int = 120,
+    audience: EntryAudience = EntryAudience.AUDITORS,
+    liar: bool = False,
 ) -> ReleasedCity:
-    """Make a city, enrol meters, and release WINDOW, for which all but one reported."""
+    """Make a city, enrol meters, and release WINDOW, for which all but one reported.
+
+    ``liar``: the first one reports more than all meters together can.
+    """
     made = TestCity.create(folder, meters=meters + 1, entry_audience=audience)
     config = KeyHolderConfig.load(made.paths.config("keyholder"))
     *reporting, silent = made.meters
@@ -77,6 +87,8 @@ def release_window(
         assert signed is not None
         parameters = signed.parameters
     values = [(300 + 7 * at, at % 5) for at in range(meters)]
+    if liar:
+        values[0] = (config.policy.registers[0].bound * meters + 1, 0)
     built = [
         reports.build_report(parameters, _as_built(meter), WINDOW, reading)
         for meter, reading in zip(reporting, values, strict=True)
@@ -84,8 +96,20 @@ def release_window(
     release = reports.build_release(parameters, version.version, built, enrolled=version.count)
     with _opened(config, config.policy.rules.closes(WINDOW)) as keyholder:
         keyholder.releases.release(release.messages())
-    truth = tuple(map(sum, zip(*values, strict=True)))
-    return ReleasedCity(made.paths, config, reporting, silent, built, parameters, truth)
+    lanes = lane_count(version.count, config.policy.crypto, config.policy.layout.slots)
+    lane = [lane_of(parameters.epoch.epoch_id, WINDOW, m.meter_id, lanes) for m in reporting]
+    lost = [liar and other == lane[0] for other in lane]
+    counted = [reading for reading, out in zip(values, lost, strict=True) if not out]
+    return ReleasedCity(
+        made.paths,
+        config,
+        reporting,
+        silent,
+        built,
+        parameters,
+        tuple(map(sum, zip(*counted, strict=True))),
+        [meter for meter, out in zip(reporting, lost, strict=True) if out],
+    )
 
 
 @contextmanager

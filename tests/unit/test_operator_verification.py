@@ -14,6 +14,7 @@ from nacl.signing import SigningKey
 from gridveil.protocol.errors import GridveilError, Reason
 from gridveil.protocol.release import ENTRY_BYTES, OPENED_ENTRY_BYTES, RegisterTotal
 from gridveil.protocol.slots import GROUP_ORDER
+from gridveil.protocol.windows import lane_of
 from gridveil.verification import Verification, verify_total
 from tests.support.reports import WINDOW, city_policy, make_members
 from tests.support.totals import OpenedWindow, open_window, readings
@@ -30,6 +31,12 @@ def honest() -> OpenedWindow:
 def verified(opened: OpenedWindow, *, with_roster: bool = True) -> Verification:
     roster = opened.roster if with_roster else None
     return verify_total(opened.total, [opened.entries], opened.parameters, roster)
+
+
+def lanes_of(opened: OpenedWindow) -> set[int]:
+    total = opened.total
+    place = total.epoch_id, total.window_start
+    return {lane_of(*place, entry[:16], total.lanes) for entry in opened.single_entries}
 
 
 def reason_of(opened: OpenedWindow, *, with_roster: bool = True) -> Reason:
@@ -102,6 +109,12 @@ def test_a_meter_that_was_counted_twice_is_found() -> None:
 def test_entries_stand_in_one_order_only() -> None:
     first, second, *others = honest().single_entries
     assert reason_of(honest().with_entries([second, first, *others])) is Reason.COHORT_INVALID
+
+
+def test_entries_of_a_lane_that_was_left_out_are_refused() -> None:
+    assert {0, 1} == lanes_of(honest())
+    for lane in (0, 1):
+        assert reason_of(honest().with_total(left_out=(lane,))) is Reason.COHORT_INVALID
 
 
 def test_a_commitment_that_was_not_reported_is_found() -> None:
