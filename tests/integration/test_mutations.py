@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError, Message
 from gridveil.protocol.errors import Reason
 from gridveil.protocol.v1 import aggregator_pb2, report_pb2
 from gridveil_services.rpc import Role
-from tests.support.boundary import Metadata, Outcome, send
+from tests.support.boundary import WATCH_S, Metadata, Outcome, send
 from tests.support.corpus import (
     INTERNALS,
     NAMES,
@@ -192,7 +192,7 @@ def test_over_the_wire_they_are_answered_alike(
             if call.role not in channels or call.remaining_s < 1:
                 continue
             watch.label = f"GRIDVEIL_SEED={seed}, call {number} over the wire"
-            watch.check(call, send(channels[call.role], call.path, call.messages, call.metadata))
+            watch.check(call, send_over_the_wire(channels[call.role], call))
             report(capfd, f"{name} over the wire", number + 1, OVER_THE_WIRE)
         watch.look()
     finally:
@@ -279,6 +279,11 @@ def spoilt_certificate(certificate: bytes, chance: Random) -> bytes:
             return certificate[: chance.randrange(len(certificate) - 40)]
         case _:
             return certificate
+
+
+def send_over_the_wire(channel: grpc.Channel, call: Spoilt) -> Outcome:
+    timeout_s = WATCH_S if "/Watch" in call.path else 20
+    return send(channel, call.path, call.messages, call.metadata, timeout_s=timeout_s)
 
 
 def errors_in(path: str, answers: Sequence[bytes]) -> Iterator[Any]:

@@ -234,7 +234,7 @@ class ServingCity:
         self._fill_aggregator(services["aggregator"])
         digest = self.release.digest
         keyholder = services["keyholder"]
-        for window in (0, OPEN):
+        for window in (OPEN, 0):
             asked = aggregator_pb2.GetCityParametersRequest(window_start=window)
             keyholder.add("GetCityParameters", Role.AGGREGATOR, asked)
         progress = keyholder_pb2.GetReleaseProgressRequest
@@ -250,7 +250,7 @@ class ServingCity:
         self._fill_totals(services["totals"])
         self._fill_log(services["log"])
         health = services["health"]
-        for name in ("", "gridveil.v1.Totals"):
+        for name in ("gridveil.v1.Totals", ""):
             for method in ("Check", "Watch"):
                 health.add(method, Role.METER, health_pb2.HealthCheckRequest(service=name))
         health.corpus[health.path("List")] = [Base([b""], Role.AUDITOR)]
@@ -262,7 +262,7 @@ class ServingCity:
         batch = aggregator_pb2.SubmitReportsRequest
         service.add("SubmitReports", Role.GATEWAY, batch(reports=reports[:3]))
         service.add("StreamReports", Role.GATEWAY, *reports[:3])
-        for window in (0, RELEASED, OPEN):
+        for window in (OPEN, RELEASED, 0):
             asked = aggregator_pb2.GetCityParametersRequest(window_start=window)
             service.add("GetCityParameters", Role.METER, asked)
         for kind in (1, 2):

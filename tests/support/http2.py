@@ -46,6 +46,10 @@ class HostileClient:
         self._socket.sendall(frame(DATA, END_STREAM, self._stream, bytes(5)))
         return self._stream
 
+    def send(self, frames: bytes) -> None:
+        """Send bytes as they are."""
+        self._socket.sendall(frames)
+
     def wait_for_resets(self, streams: set[int]) -> None:
         """Read frames until the server has reset all these streams."""
         while streams:
