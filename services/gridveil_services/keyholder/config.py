@@ -11,6 +11,8 @@ from gridveil.profile import Tls
 from gridveil.protocol.city import PPM, CityPolicy, EntryAudience, FailingLanes, Register
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES
+from gridveil.protocol.note import NoteKey
+from gridveil_services.keyholder.witnesses import NO_WITNESSES, WitnessEndpoint, WitnessSettings
 
 _LONGEST_EPOCH_S = 31 * 86_400
 _AUDIENCES = {audience.name.lower(): audience for audience in EntryAudience}
@@ -47,6 +49,20 @@ class PolicySection(Section, frozen=True, kw_only=True):
     registers: list[RegisterSection]
 
 
+class WitnessSection(Section, frozen=True, kw_only=True):
+    """A witness of the release log (C2SP tlog-witness)."""
+
+    url: str
+    key: str
+
+
+class WitnessesSection(Section, frozen=True, kw_only=True):
+    """Who must have cosigned the release log before anything is opened or shown."""
+
+    threshold: int
+    witness: list[WitnessSection]
+
+
 class KeyHolderFile(ConfigFile, frozen=True, kw_only=True):
     """``keyholder.toml``. Paths are relative to its folder."""
 
@@ -58,6 +74,7 @@ class KeyHolderFile(ConfigFile, frozen=True, kw_only=True):
     sealed_key_encrypting_key_file: str = "kek.sealed"
     tls: TlsFiles
     policy: PolicySection
+    witnesses: WitnessesSection | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,7 @@ class KeyHolderConfig:
     tls: Tls
     sealed_key_encrypting_key_file: Path | None = None
     """Where ``gridveil keyholder split-kek`` puts the key, and ``serve`` looks for it."""
+    witnesses: WitnessSettings = NO_WITNESSES
 
     @property
     def city_id(self) -> bytes:
@@ -96,7 +114,20 @@ class KeyHolderConfig:
             folder / file.key_encrypting_key_file,
             Tls.beside(file.tls, folder),
             folder / file.sealed_key_encrypting_key_file,
+            _witnesses(file.witnesses),
         )
+
+
+def _witnesses(section: WitnessesSection | None) -> WitnessSettings:
+    if section is None:
+        return NO_WITNESSES
+    if not section.witness:
+        raise _invalid("witnesses", "name at least one witness")
+    try:
+        found = tuple(WitnessEndpoint(w.url, NoteKey.decode(w.key)) for w in section.witness)
+        return WitnessSettings(section.threshold, found)
+    except MalformedInput as error:
+        raise MalformedInput(Reason.CONFIG_INVALID, error.message, field="witnesses") from None
 
 
 def _policy(city_id: bytes, section: PolicySection) -> CityPolicy:

@@ -19,6 +19,7 @@ from gridveil_services.keyholder.roster_store import RosterStore
 from gridveil_services.keyholder.spool import SpoolFolder
 from gridveil_services.keyholder.suspicion import Suspicions
 from gridveil_services.keyholder.upkeep import Upkeep
+from gridveil_services.keyholder.witnesses import Witnesses
 from gridveil_services.releaselog.signing import LogSigner
 
 
@@ -48,8 +49,14 @@ class KeyHolder:
         self.clock = clock
         with ExitStack() as opened:
             signer = LogSigner(policy.city_id, key)
-            self.ledger = Ledger(config.published / LOG, clock, signer)
+            self.ledger = Ledger(
+                config.published / LOG, clock, signer, witnessed=config.witnesses.are_asked
+            )
             opened.callback(self.ledger.close)
+            self.witnesses = Witnesses(self.ledger.log, config.witnesses)
+            opened.callback(self.witnesses.stop)
+            self.witnesses.check_start()
+            self.ledger.witness_claims(self.witnesses.confirm)
             self.roster = RosterStore(
                 state / "roster.db", policy.city_id, policy.rules, key, clock, self._log_roster
             )

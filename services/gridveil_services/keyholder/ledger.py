@@ -7,12 +7,13 @@ claimed by one release, or expires; a claim ends as a total or a refusal; nothin
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gridveil.clock import Clock
 from gridveil.protocol.city import CityParameters, CityPolicy
-from gridveil.protocol.errors import Conflict, IntegrityLost, MalformedInput, Reason
+from gridveil.protocol.errors import Conflict, GridveilError, IntegrityLost, MalformedInput, Reason
 from gridveil.protocol.layout import DIGEST_BYTES, ID_BYTES
 from gridveil.protocol.release import Total
 from gridveil.protocol.roster import RosterVersion
@@ -32,6 +33,9 @@ from gridveil.protocol.v1.totals_pb2 import SignedTotal
 from gridveil_services.keyholder.policy import FINAL, UNCLAIMED, Status, WindowState
 from gridveil_services.releaselog.signing import LogSigner
 from gridveil_services.releaselog.writer import LogWriter
+
+CONFIRM_S = 15.0
+"""How long witnesses are asked to confirm a claim."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Ledger:
         """Digest of the parameters that a window was claimed under."""
         self._roster_version = 0
         self._policy = b""
+        self._confirm: Callable[[float], None] = _unwitnessed
         self._log = LogWriter(folder, signer, self._replay, witnessed=witnessed)
 
     @property
@@ -96,6 +101,10 @@ class Ledger:
     def close(self) -> None:
         """Let another process take the log."""
         self._log.close()
+
+    def witness_claims(self, confirm: Callable[[float], None]) -> None:
+        """Have the log confirmed before and after each claim, with patience in seconds."""
+        self._confirm = confirm
 
     def state(self, window_start: int) -> WindowState:
         """How far a window is."""
@@ -132,7 +141,13 @@ class Ledger:
         parameters_digest: bytes,
         roster_version: int,
     ) -> None:
-        """Settle for ever which release the window belongs to; before anything is decrypted."""
+        """Settle for ever which release the window belongs to; before anything is decrypted.
+
+        Raises:
+            Unavailable: NOT_WITNESSED if the witnesses, if there are any, do not confirm; after
+                the claim is made that stops everything until a restart.
+        """
+        self._confirm(0.0)
         intent = ReleaseIntent(
             window_start=window_start,
             release_digest=release_digest,
@@ -140,6 +155,11 @@ class Ledger:
             roster_version=roster_version,
         )
         self._record(LogRecord(intent=intent))
+        try:
+            self._confirm(CONFIRM_S)
+        except GridveilError:
+            self.fail()
+            raise
 
     def released(
         self, window_start: int, total: bytes, signature: bytes, failures: int = 0
@@ -303,6 +323,10 @@ class Ledger:
         self._epochs[created.epoch_id] = LoggedEpoch(
             created.epoch_id, created.parameters_digest, created.first_window, created.end_window
         )
+
+
+def _unwitnessed(_patience_s: float) -> None:
+    pass
 
 
 def _contradiction() -> Conflict:

@@ -46,6 +46,7 @@ def serve(config: KeyHolderConfig, clock: Clock) -> None:
     keyholder = KeyHolder(config, clock, at_rest)
     try:
         server = make_server(keyholder, config)
+        keyholder.witnesses.start()
         keyholder.upkeep.start(lambda: server.set_ready(not keyholder.ledger.failed))
         run_until_signal(server)
     finally:

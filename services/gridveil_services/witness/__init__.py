@@ -1,0 +1,1 @@
+"""A witness: cosigns checkpoints of logs that only grow, and remembers the newest of each."""
