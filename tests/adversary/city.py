@@ -292,10 +292,9 @@ class AttackedCity:
         assert answer.code is grpc.StatusCode.OK, answer.text
         self._assert_without(window, left_out, crowd)
         self._assert_only_counted(window, reports, left_out)
-        failures = len(left_out) if decrypted else 0
-        assert self._record(window).failures == failures
         once = {lane.lane for lane in release.lanes if decrypted or lane.lane not in failing}
         assert self.decrypted(window) == dict.fromkeys(once, 1), DECRYPTED
+        assert self._record(window).failures == (len(left_out) if decrypted else 0)
         # It is never tried again, whoever asks.
         assert self.release(release).receipt
         self.assert_pinned(self.built(reports, crowd))
@@ -335,8 +334,8 @@ class AttackedCity:
         self.assert_is_the_refusal(answer)
         assert self.events(window) == ["intent", "refused"]
         assert self.keyholder.ring.decryptions(window) == decryptions, DECRYPTED
-        assert self.release(release) == answer
         self.assert_pinned(self.built(reports, crowd))
+        assert self.release(release) == answer
         assert self.progress(window, release.digest).complete
         assert self.events(window) == ["intent", "refused"]
         assert self.keyholder.ring.decryptions(window) == decryptions, DECRYPTED

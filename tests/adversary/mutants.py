@@ -185,12 +185,16 @@ MUTANTS: dict[str, Mutant] = {
         _COHORTS,
         "wrong_lane",
     ),
-    "the count is taken as claimed": mutant(
-        f"{KEYHOLDER}/cohort.py",
-        "self.count != self._header.count or ",
-        "",
-        _COHORTS,
-        "more_counted",
+    "the count is taken as claimed": Mutant(
+        (
+            Edit(f"{KEYHOLDER}/cohort.py", "self.count != self._header.count or ", ""),
+            Edit(
+                f"{KEYHOLDER}/opening.py",
+                "return self.is_cohort(sum(lane.count for lane in opened))",
+                "return True",
+            ),
+        ),
+        Attacks(_COHORTS, "more_counted"),
     ),
     "a release may be another than its digest says": mutant(
         f"{KEYHOLDER}/intake.py",
@@ -255,6 +259,13 @@ MUTANTS: dict[str, Mutant] = {
         _COMMITMENTS,
         "unsealed or copied_seal",
         DECRYPTED,
+    ),
+    "entries of lanes left out are published": mutant(
+        f"{KEYHOLDER}/settlement.py",
+        "release, opening.commitments, opening.left_out, keys,",
+        "release, opening.commitments + bytes(16_384), (), keys,",
+        _LANES,
+        "smaller_than_it_may_be and 1",
     ),
     "lanes left out are not missed in the cohort": mutant(
         f"{KEYHOLDER}/opening.py",
