@@ -21,7 +21,7 @@ Made = dict[str, dict[str, Any]]
 def make() -> Made:
     """The content of every file, by name."""
     from gridveil.protocol.parameter_sets import PARAMETER_SETS
-    from tests.vectors import refusals, steps
+    from tests.vectors import log_steps, refusals, steps
 
     made: Made = {
         "parameter_sets": steps.parameter_sets(),
@@ -30,6 +30,7 @@ def make() -> Made:
         "generators": steps.generators(),
         "commitments": steps.commitments(),
         "roster": steps.roster(),
+        "log": log_steps.log(),
         "refusals": refusals.refusals(),
     }
     for name in PARAMETER_SETS:
