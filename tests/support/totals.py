@@ -113,7 +113,7 @@ def open_window(
         (
             lane_of(epoch.epoch_id, window, meter.meter_id, lanes),
             meter.meter_id,
-            _opened_entry(parameters, window, meter, generators.commit(readings, blinding)),
+            opened_entry(parameters, window, meter, generators.commit(readings, blinding)),
         )
         for meter, readings, blinding in zip(meters, values, blindings, strict=True)
     )
@@ -219,9 +219,10 @@ def publish_entries(paths: CityPaths, opened: OpenedWindow) -> None:
     )
 
 
-def _opened_entry(
+def opened_entry(
     parameters: CityParameters, window: int, meter: MeterKeys, commitment: bytes
 ) -> bytes:
+    """The opened entry of a meter that reported a commitment."""
     city_id, epoch_id = parameters.policy.city_id, parameters.epoch.epoch_id
     h = commitment_hash(city_id, epoch_id, window, meter.meter_id, commitment)
     sealed, ciphertext = bytes(48), meter.meter_id
