@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from gridveil.cli.app import app
 from gridveil.operator import AsyncOperator, NotReleased, ReleasedTotal
+from gridveil.protocol.checkpoint import log_key
 from gridveil.protocol.errors import GridveilError, IntegrityLost, NotAllowed, Reason
 from gridveil.protocol.v1 import totals_pb2, transparency_pb2
 from gridveil_services.bootstrap.layout import CityPaths
@@ -219,6 +220,12 @@ def test_proofs_are_refused_for_what_the_log_does_not_have(paths: CityPaths, ser
         transparency_pb2.GetInclusionProofRequest(window_start=window(0))
     )
     assert proof.index == 4
+
+
+def test_the_logs_key_is_printed_as_witnesses_want_it(paths: CityPaths) -> None:
+    policy, signer = city_identity(paths)
+    expected = log_key(policy.city_id, bytes(signer.verify_key)).encode()
+    assert run(paths, "operator", "log", "key").stdout == expected + "\n"
 
 
 def test_a_city_without_a_log_yet_has_nothing_to_verify(paths: CityPaths, serve: Serve) -> None:

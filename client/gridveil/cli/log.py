@@ -17,7 +17,7 @@ from gridveil.log_audit import CHECKPOINT, LogAudit, payloads_in
 from gridveil.log_view import LogView
 from gridveil.operator import Operator
 from gridveil.profile import Profile
-from gridveil.protocol.checkpoint import Checkpoint, cosignatures
+from gridveil.protocol.checkpoint import Checkpoint, cosignatures, log_key
 from gridveil.protocol.errors import Exhausted, MalformedInput, NotFound, Reason, Unavailable
 from gridveil.protocol.merkle import Tree, leaf_hash
 from gridveil.protocol.release import Total
@@ -92,6 +92,16 @@ def monitor(
                 print_json(record_json(index, record))
             else:
                 print_line(record_line(index, record))
+
+
+@app.command()
+def key(profile: ProfileOption) -> None:
+    """Print the log's key as witnesses and verifiers of notes write it down.
+
+    Example: gridveil log key --profile springfield/operator
+    """
+    loaded = load_profile(profile)
+    print_line(log_key(loaded.city_id, loaded.identity_key).encode())
 
 
 def _follow(
