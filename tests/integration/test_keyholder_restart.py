@@ -8,16 +8,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from gridveil.clock import ManualClock
 from gridveil.protocol.errors import GridveilError, Reason, Unavailable
+from gridveil.protocol.merkle import Tree, leaf_hash
 from gridveil.protocol.v1.log_pb2 import LogRecord
+from gridveil_services.keyholder import identity
+from gridveil_services.keyholder.at_rest import AtRest
 from gridveil_services.keyholder.keyholder import KeyHolder
 from gridveil_services.keyholder.policy import Status
 from gridveil_services.releaselog.framing import EMPTY, Head, read_frames
+from gridveil_services.releaselog.signing import LogSigner
 from tests.support.keyholders import PreparedCity, prepare_city, unpublishable
 from tests.support.reports import build_release
 
@@ -133,14 +138,29 @@ def test_a_claimed_release_whose_roster_is_gone_keeps_the_key_holder_from_starti
     assert city.events() == ["intent"]
 
 
-def window_heads(records: bytes, folder: Path) -> tuple[Head, Head, Head]:
-    """The heads before the claim, after it, and after the total."""
-    (folder / "records").write_bytes(records)
-    with (folder / "records").open("rb") as file:
-        frames = list(read_frames(file, EMPTY))
-    *_, last, claim, total = frames
-    assert LogRecord.FromString(claim[1]).WhichOneof("event") == "intent"
-    return last[0], claim[0], total[0]
+@dataclass(frozen=True)
+class Written:
+    """What a log consists of once some record is acknowledged."""
+
+    head: Head
+    checkpoint: bytes
+
+
+def acknowledged(city: PreparedCity) -> tuple[Written, Written, Written]:
+    """The log before the claim, after it, and after the total."""
+    config, tree = city.config, Tree()
+    at_rest = AtRest.load(config.key_encrypting_key_file, config.city_id)
+    signer = LogSigner(config.city_id, identity.load(config.state, at_rest))
+    found = []
+    with (config.published / "log" / "records").open("rb") as file:
+        for head, payload in read_frames(file, EMPTY):
+            tree.append(leaf_hash(payload))
+            note = signer.sign(tree.size, tree.root(tree.size))
+            kind = LogRecord.FromString(payload).WhichOneof("event")
+            found.append((kind, Written(head, note.encode())))
+    *_, (_, last), (claim, claimed), (_, settled) = found
+    assert claim == "intent"
+    return last, claimed, settled
 
 
 def test_every_way_a_power_cut_leaves_the_log_ends_in_the_one_total(
@@ -153,22 +173,21 @@ def test_every_way_a_power_cut_leaves_the_log_ends_in_the_one_total(
         pass
     expected = signed_total(finished)
     records = (finished.config.published / "log" / "records").read_bytes()
-    before, claimed, settled = window_heads(records, tmp_path)
-    sizes = sorted({before.size, claimed.size, settled.size, *range(before.size, settled.size, 61)})
+    states = acknowledged(finished)
+    before, claimed, settled = (state.head.size for state in states)
+    sizes = sorted({before, claimed, settled, *range(before, settled, 61)})
     for size in sizes:
-        acknowledged = [head for head in (before, claimed, settled) if head.size <= size]
-        for head in acknowledged[-2:]:
-            city = crashed.copy(tmp_path / f"{size}-{head.size}")
+        for state in [state for state in states if state.head.size <= size][-2:]:
+            city = crashed.copy(tmp_path / f"{size}-{state.head.size}")
             log = city.config.published / "log"
             (log / "records").write_bytes(records[:size])
-            (log / "head").write_bytes(head.encode())
+            (log / "head").write_bytes(state.head.encode())
+            (log / "checkpoint").write_bytes(state.checkpoint)
             with city.open() as keyholder:
-                claim_is_there = size >= claimed.size
+                claim_is_there = size >= claimed
                 status = keyholder.ledger.state(city.window).status
                 assert status is (Status.RELEASED if claim_is_there else Status.OPEN)
-                assert keyholder.ring.decryptions(city.window) == (
-                    1 if claimed.size <= size < settled.size else 0
-                )
+                assert keyholder.ring.decryptions(city.window) == (claimed <= size < settled)
                 held = keyholder.releases.progress(city.window, city.release.digest)
                 assert held == (None if claim_is_there else len(city.release.entries))
                 keyholder.releases.release(city.release.messages(offset=held or 0))
