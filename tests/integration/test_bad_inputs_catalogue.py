@@ -1,0 +1,352 @@
+"""Every row of docs/bad-inputs.md has its tests, and says what the code says."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import pytest
+
+from gridveil.protocol.errors import Reason
+from gridveil_services.rpc.errors import CODES
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "bad-inputs.md").read_text("utf-8")
+NOT_BUILT_HEADING = "## Not built yet"
+LAST = 99
+UNUSED = {35, 41, 42, 45, 57, 65, 67, 74}
+"""Numbers that no row has."""
+
+SERVICES = "integration/test_bad_inputs_services.py"
+WIRE = "integration/test_bad_inputs_wire.py"
+REPORTS = "integration/test_aggregator_bad_inputs.py"
+REFUSALS = "integration/test_keyholder_refusals.py"
+IDENTITY = "integration/test_rpc_identity.py"
+LIMITS = "integration/test_rpc_limits.py"
+MESSAGES = "integration/test_rpc_messages.py"
+
+MALFORMED_CALL = f"{SERVICES}::test_a_malformed_call_of_any_method_is_refused_by_its_reason"
+BAD_REPORT = f"{REPORTS}::test_a_bad_report_is_refused_and_changes_nothing"
+WRONG_RELEASE = f"{REFUSALS}::test_a_wrong_release_is_refused_before_anything_is_decrypted"
+DEFECT = f"{MESSAGES}::test_defect_is_internal_with_an_opaque_id_and_nothing_else"
+
+TESTED: dict[int, tuple[str, ...]] = {
+    1: (
+        f"{SERVICES}::test_methods_of_other_services_are_not_there",
+        f"{IDENTITY}::test_what_is_not_bound_is_unimplemented",
+    ),
+    2: (MALFORMED_CALL, f"{MESSAGES}::test_no_bytes_are_ever_a_defect_of_the_service"),
+    3: (
+        MALFORMED_CALL,
+        "unit/test_rpc_parsing.py::test_every_truncation_is_refused_or_another_canonical_message",
+    ),
+    4: (MALFORMED_CALL,),
+    5: (f"{SERVICES}::test_an_empty_message_is_refused_unless_it_means_something",),
+    6: (MALFORMED_CALL,),
+    7: (MALFORMED_CALL,),
+    8: (
+        MALFORMED_CALL,
+        "unit/test_rpc_parsing.py::test_any_other_encoding_of_a_report_is_not_canonical",
+        "unit/test_rpc_parsing.py::test_any_other_encoding_of_a_list_is_not_canonical",
+    ),
+    9: (
+        MALFORMED_CALL,
+        "unit/test_rpc_parsing.py::test_deep_nesting_is_refused",
+        "unit/test_rpc_parsing.py::test_refusing_millions_of_elements_costs_no_memory",
+    ),
+    10: (MALFORMED_CALL, f"{MESSAGES}::test_message_above_the_limit_is_resource_exhausted"),
+    11: (f"{MESSAGES}::test_compressed_message_is_unimplemented_and_never_unpacked",),
+    12: (f"{MESSAGES}::test_compressed_message_is_unimplemented_and_never_unpacked",),
+    13: (MALFORMED_CALL, f"{MESSAGES}::test_metadata_above_the_limit_is_resource_exhausted"),
+    14: (DEFECT, f"{MESSAGES}::test_log_of_a_defect_names_the_place_but_no_local_variable"),
+    15: (f"{MESSAGES}::test_answer_of_another_type_is_internal",),
+    16: (
+        f"{LIMITS}::TestDeadlines::test_call_without_a_deadline_is_handled_under_the_servers_cap",
+        f"{LIMITS}::TestDeadlines::test_call_that_outlasts_the_cap_is_cut_off",
+    ),
+    17: (
+        MALFORMED_CALL,
+        f"{LIMITS}::TestDeadlines::test_too_little_time_is_refused_before_any_work",
+    ),
+    18: (
+        f"{LIMITS}::TestDeadlines::test_handler_notices_that_the_deadline_has_passed",
+        "integration/test_meter_client.py::test_a_lost_answer_is_settled_as_a_duplicate",
+    ),
+    19: (
+        f"{LIMITS}::TestUnaryCalls"
+        "::test_as_many_as_workers_and_backlog_are_taken_and_others_are_told_when_to_retry",
+        f"{LIMITS}::TestStreams::test_streams_are_bounded_and_take_no_workers",
+        f"{LIMITS}::test_flood_is_refused_and_the_server_goes_on",
+    ),
+    20: (f"{SERVICES}::test_a_report_whose_call_was_cancelled_counts_once_when_it_is_sent_again",),
+    21: (f"{IDENTITY}::test_plaintext_on_the_tls_port_is_unavailable",),
+    22: (
+        f"{IDENTITY}::test_no_client_certificate_is_unavailable",
+        f"{IDENTITY}::test_certificate_of_another_authority_is_unavailable",
+        f"{IDENTITY}::test_certificate_outside_its_validity_is_unavailable",
+    ),
+    23: (f"{IDENTITY}::test_certificate_that_expires_while_its_connection_lives_is_refused",),
+    24: (f"{IDENTITY}::test_certificate_without_exactly_one_name_of_the_city_is_a_bad_identity",),
+    25: (
+        f"{SERVICES}::test_every_other_role_is_turned_away_before_its_message_is_read",
+        f"{IDENTITY}::test_wrong_role_is_refused_before_the_body_is_sent",
+    ),
+    26: (
+        f"{SERVICES}::test_methods_of_other_services_are_not_there",
+        f"{IDENTITY}::test_what_is_not_bound_is_unimplemented",
+    ),
+    27: (BAD_REPORT,),
+    28: (BAD_REPORT,),
+    29: (BAD_REPORT,),
+    30: (
+        BAD_REPORT,
+        "adversary/test_meter_against_services.py::test_who_is_enrolled_cannot_be_found_out",
+    ),
+    31: (BAD_REPORT,),
+    32: (BAD_REPORT,),
+    33: (f"{SERVICES}::test_a_signature_of_another_algorithm_is_no_signature",),
+    34: (BAD_REPORT,),
+    36: (BAD_REPORT,),
+    37: (BAD_REPORT, f"{REPORTS}::test_a_refusal_says_what_helps"),
+    38: (BAD_REPORT, f"{REPORTS}::test_a_window_that_is_over_takes_nothing"),
+    39: (f"{REPORTS}::test_a_window_that_is_over_takes_nothing",),
+    40: (
+        f"{REPORTS}::test_a_window_that_is_over_takes_nothing",
+        "unit/test_aggregator_ingest.py::test_a_poisoned_window_gives_no_receipt_again",
+    ),
+    43: (f"{REPORTS}::test_duplicates_change_nothing_and_equivocations_only_their_record",),
+    44: (f"{REPORTS}::test_duplicates_change_nothing_and_equivocations_only_their_record",),
+    46: (f"{REPORTS}::test_duplicates_inside_a_batch_are_answered_one_by_one",),
+    47: (f"{REPORTS}::test_a_bad_batch_is_refused_whole",),
+    48: (
+        f"{REPORTS}::test_in_a_batch_and_in_a_stream_the_answers_are_the_same",
+        "unit/test_aggregator_ingest.py::test_a_bad_report_does_not_harm_its_neighbours",
+    ),
+    49: (BAD_REPORT, f"{REPORTS}::test_a_refusal_says_what_helps"),
+    50: (BAD_REPORT,),
+    51: (BAD_REPORT,),
+    52: (BAD_REPORT,),
+    53: (BAD_REPORT, f"{REPORTS}::test_a_refusal_says_what_helps"),
+    54: (BAD_REPORT,),
+    55: (BAD_REPORT,),
+    56: (
+        f"{REFUSALS}::test_what_does_not_open_is_refused_for_ever",
+        "integration/test_keyholder_lanes.py"
+        "::test_a_lane_that_does_not_open_is_left_out_and_counted",
+    ),
+    58: (f"{REPORTS}::test_a_ciphertext_whose_length_lies_is_malformed",),
+    60: (
+        "integration/test_aggregator_process.py"
+        "::test_a_failing_disk_ends_it_and_the_next_start_has_what_was_acknowledged",
+    ),
+    61: (
+        "unit/test_aggregator_ingest.py::test_a_full_store_refuses_the_calls_that_wait_for_it",
+        "contract/test_store_sqlite.py::test_a_full_store_refuses_and_recovers_when_there_is_room",
+    ),
+    64: (
+        "contract/test_store_sqlite.py::test_a_sealed_sum_that_is_not_whole_is_not_given_out",
+        "integration/test_totals_integrity.py::test_a_log_that_goes_bad_stops_every_answer",
+        f"{MESSAGES}::test_lost_integrity_is_told_and_logged",
+    ),
+    68: (WRONG_RELEASE, f"{REFUSALS}::test_a_close_must_name_the_release"),
+    69: (
+        WRONG_RELEASE,
+        "unit/test_keyholder_policy.py"
+        "::test_cohort_and_coverage_are_refused_alike_and_without_numbers",
+    ),
+    70: (WRONG_RELEASE, f"{REFUSALS}::test_a_withdrawn_meter_is_not_counted"),
+    71: (
+        "integration/test_keyholder_release.py"
+        "::test_another_cohort_of_a_released_window_is_refused",
+    ),
+    72: (
+        "integration/test_keyholder_release.py"
+        "::test_the_same_release_again_is_answered_from_memory",
+    ),
+    73: (
+        "integration/test_keyholder_service.py::test_extreme_headers_are_refused",
+        "unit/test_keyholder_epochs.py::test_another_window_length_is_refused",
+    ),
+    75: (
+        f"{REFUSALS}::test_what_does_not_open_is_refused_for_ever",
+        f"{REFUSALS}::test_every_refusal_looks_the_same",
+        "integration/test_keyholder_lanes.py::test_refusals_of_every_kind_look_the_same",
+    ),
+    76: (
+        "integration/test_keyholder_budget.py"
+        "::test_windows_of_a_destroyed_epoch_are_refused_and_logged_by_their_header_alone",
+    ),
+    77: ("integration/test_keyholder_unseal.py::test_one_share_too_few_serves_nothing",),
+    78: (
+        "unit/test_protocol_checkpoint.py"
+        "::test_so_many_witnesses_as_the_policy_says_must_have_cosigned",
+    ),
+    79: (
+        "integration/test_totals_service.py::test_every_window_without_an_outcome_looks_the_same",
+    ),
+    80: (
+        "integration/test_totals_service.py::test_a_listing_that_makes_no_sense_is_refused",
+        "integration/test_totals_service.py::test_the_first_page_is_bounded_without_asking",
+    ),
+    81: (
+        "integration/test_totals_service.py::test_a_listing_that_makes_no_sense_is_refused",
+        "integration/test_totals_service.py::test_a_page_token_belongs_to_its_caller",
+    ),
+    82: ("integration/test_log_follow.py::test_proofs_are_refused_for_what_the_log_does_not_have",),
+    84: (
+        MALFORMED_CALL,
+        "integration/test_keyholder_release.py::test_messages_out_of_order_are_refused",
+        f"{LIMITS}::TestStreams::test_sender_that_is_idle_too_long_is_given_up",
+    ),
+    85: (
+        f"{LIMITS}::TestStreams::test_reader_that_does_not_read_is_given_up_and_stops_the_handler",
+        f"{LIMITS}::TestUnaryCalls::test_answers_that_nobody_takes_are_bounded_and_given_up",
+    ),
+    86: (
+        f"{WIRE}::test_a_flood_of_frames_ends_its_connection_and_no_other",
+        f"{WIRE}::test_http_1_gets_no_answer_of_a_service",
+    ),
+    87: (
+        f"{WIRE}::test_an_authority_of_another_service_opens_no_other_service",
+        f"{IDENTITY}::test_client_refuses_a_server_of_another_role",
+    ),
+    88: (MALFORMED_CALL, f"{IDENTITY}::test_security_metadata_sent_twice_is_refused"),
+    89: (
+        f"{REPORTS}::test_a_bad_question_for_an_aggregate_is_refused",
+        "unit/test_rpc_parsing.py::test_a_number_that_an_enum_does_not_name_is_unknown",
+    ),
+    90: (
+        f"{SERVICES}::test_no_request_has_a_field_for_what_is_no_number",
+        f"{SERVICES}::test_extreme_integers_are_refused_or_mean_what_they_say",
+        BAD_REPORT,
+        "integration/test_keyholder_service.py::test_extreme_headers_are_refused",
+    ),
+    91: (
+        "integration/test_rpc_drain.py"
+        "::test_call_in_progress_ends_and_new_ones_are_told_to_come_back",
+    ),
+    92: ("unit/test_aggregator_ingest.py::test_a_full_lane_takes_as_many_as_fit",),
+    93: (
+        "integration/test_aggregator_lifecycle.py"
+        "::TestFollowing::test_reports_wait_until_the_roster_is_known",
+        "integration/test_keyholder_restart.py"
+        "::test_a_failed_log_stops_the_release_before_anything_is_decrypted",
+    ),
+    94: (f"{REFUSALS}::test_a_window_is_not_released_while_meters_may_report_it",),
+    95: (
+        "integration/test_keyholder_release.py"
+        "::test_a_late_release_is_refused_before_the_expiry_is_logged",
+    ),
+    96: (WRONG_RELEASE,),
+    97: (
+        f"{REPORTS}::test_a_bad_question_for_an_aggregate_is_refused",
+        "integration/test_aggregator_lifecycle.py"
+        "::TestAggregates::test_an_aggregate_of_too_few_meters_is_not_given_out",
+    ),
+    98: (
+        "unit/test_keyholder_roster.py::test_an_id_or_key_in_use_is_refused_and_nothing_changes",
+        "integration/test_registrar.py::test_an_id_is_never_given_twice",
+    ),
+    99: (
+        f"{REPORTS}::test_a_bad_question_for_an_aggregate_is_refused",
+        "integration/test_keyholder_service.py::test_withdrawals_are_all_or_nothing",
+        "integration/test_rpc_drain.py::test_health_knows_each_service_and_no_other",
+        "integration/test_totals_service.py::test_entries_that_are_not_published_are_not_found",
+    ),
+}
+"""The tests of each row, by file and name."""
+
+NOT_BUILT = {59, 62, 63, 66, 83}
+"""Rows of what does not exist in this version: several aggregators, quotas of meters, a witness."""
+
+
+class Row(NamedTuple):
+    """A row of the document."""
+
+    number: int
+    statuses: list[str]
+    reasons: list[str]
+
+
+def rows(text: str) -> list[Row]:
+    """The rows of the tables in a text, each with status and reason."""
+    return [
+        Row(int(number), listed(status), listed(reason))
+        for number, status, reason in re.findall(
+            r"^\| (\d+) \| [^|]+ \| ([^|]+) \| ([^|]+) \|.*\|$", text, re.M
+        )
+    ]
+
+
+def listed(cell: str) -> list[str]:
+    """What a cell lists; nothing for a dash."""
+    return [] if cell == "–" else cell.split(", ")
+
+
+BUILT, _, PLANNED = TEXT.partition(NOT_BUILT_HEADING)
+ROWS = rows(BUILT)
+
+
+@cache
+def names_in(path: str) -> frozenset[str]:
+    """The tests of a file, those of a class as ``Class::name``."""
+    tree = ast.parse((ROOT / "tests" / path).read_text("utf-8"))
+    found = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            inner = (item for item in node.body if isinstance(item, ast.FunctionDef))
+            found |= {f"{node.name}::{item.name}" for item in inner}
+    return frozenset(found)
+
+
+def test_every_row_is_tested_or_known_not_to_be_built() -> None:
+    assert not TESTED.keys() & NOT_BUILT
+    assert not (TESTED.keys() | NOT_BUILT) & UNUSED
+    assert TESTED.keys() | NOT_BUILT | UNUSED == set(range(1, LAST + 1))
+
+
+def test_the_document_has_these_rows_and_each_once() -> None:
+    numbers = [row.number for row in ROWS]
+    assert sorted(numbers) == sorted(TESTED)
+    planned = [int(number) for number in re.findall(r"^\| (\d+) \|", PLANNED, re.M)]
+    assert sorted(planned) == sorted(NOT_BUILT)
+
+
+@pytest.mark.parametrize("number", TESTED)
+def test_the_tests_of_a_row_exist(number: int) -> None:
+    assert TESTED[number]
+    for named in TESTED[number]:
+        path, _, name = named.partition("::")
+        assert name in names_in(path), named
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row.number))
+def test_a_row_says_what_the_code_says(row: Row) -> None:
+    assert set(row.statuses) <= {code.name for code in grpc.StatusCode}
+    assert "UNKNOWN" not in row.statuses
+    for reason in row.reasons:
+        assert CODES[Reason(reason)].name in row.statuses
+
+
+def test_every_reason_that_a_caller_may_cause_is_in_the_document() -> None:
+    """Left out are those that only clients and commands say, and what is not built."""
+    said = {reason for row in ROWS for reason in row.reasons}
+    elsewhere = {
+        Reason.CONFIG_INVALID,
+        Reason.READING_INVALID,
+        Reason.OPENING_FAILED,
+        Reason.KEY_NOT_PINNED,
+        Reason.PROOF_INVALID,
+        Reason.LOG_FORKED,
+        Reason.LOG_ROLLED_BACK,
+        Reason.UNREACHABLE,
+        Reason.BUDGET_EXHAUSTED,
+        Reason.MESSAGE_TOO_LARGE,
+    }
+    assert said | {reason.value for reason in elsewhere} == {reason.value for reason in Reason}
