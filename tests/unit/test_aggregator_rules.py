@@ -265,6 +265,8 @@ class TestTime:
             (Reason.WINDOW_EXPIRED, CLOSES, Phase.EXPIRED),
             (Reason.COHORT_TOO_SMALL, CLOSES, Phase.REFUSED),
             (Reason.COHORT_TOO_SMALL, CLOSES - 1, None),
+            (Reason.KEY_EPOCH, CLOSES, Phase.EXPIRED),
+            (Reason.KEY_EPOCH, CLOSES - 1, None),
             (Reason.WINDOW_OPEN, CLOSES, None),
             (Reason.KEYHOLDER_UNAVAILABLE, CLOSES, None),
             (Reason.ROSTER_VERSION, CLOSES, None),
