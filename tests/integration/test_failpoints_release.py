@@ -22,8 +22,16 @@ from gridveil.protocol.v1.log_pb2 import LogRecord
 from gridveil_services.aggregator.upstream import KeyHolderClient
 from gridveil_services.releaselog.reader import LogReader
 from gridveil_services.rpc import Role
-from tests.support.failpoints import LOSSES, POINTS, Killers, Order, decryptions
+from tests.support.failpoints import (
+    LOSSES,
+    POINTS,
+    Killers,
+    Order,
+    decryptions,
+    keep_config,
+)
 from tests.support.keyholders import PreparedCity, prepare_city
+from tests.support.lanes import prepare_lanes
 from tests.support.reports import BuiltRelease, build_release
 from tests.support.rpc import Certificates
 
@@ -52,14 +60,19 @@ class Scene:
     """A release, and all that its key-holder needs."""
 
     name: str
+    kind: str
+    """Of the record that settles the window."""
     city: PreparedCity
     release: BuiltRelease
     tls: Tls
     """The aggregator's."""
+    config: str
+    destroyed: int = 0
+    """Epochs whose keys are gone in the end."""
 
     def order(self, folder: Path) -> Order:
         city, digest = self.city, self.release.digest
-        return Order(str(folder), float(city.closes), city.window, digest.hex())
+        return Order(self.config, str(folder), float(city.closes), city.window, digest.hex())
 
     def outcomes(self, folder: Path) -> list[Outcome]:
         """What the log in a folder says the window ended with."""
@@ -71,6 +84,11 @@ class Scene:
             assert getattr(record, kind).window_start == self.city.window
             found.append(Outcome(str(kind), self._stated(record), self._published(folder)))
         return found
+
+    def destructions(self, folder: Path) -> list[bytes]:
+        """Epochs that the log calls destroyed."""
+        records = LogReader(folder / "published" / "log").poll()
+        return [r.epoch_destroyed.epoch_id for r in records if r.HasField("epoch_destroyed")]
 
     def intents(self, folder: Path) -> list[bytes]:
         """Releases that the window was claimed for."""
@@ -97,16 +115,23 @@ def seed() -> int:
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Scene]:
-    """A release that opens, and one of which a lane does not."""
+    """Releases that open, do not, or but for two lanes, which spends the epoch's budget."""
     folder = tmp_path_factory.mktemp("scenes")
     certificates = Certificates(folder / "certificates")
     server, client = certificates.tls(Role.KEYHOLDER), certificates.tls(Role.AGGREGATOR)
-    made = prepare_city(folder / "city")
-    config = replace(made.config, tls=server, listen="127.0.0.1:0")
-    city = replace(made, config=config)
+
+    def served(made: PreparedCity, name: str) -> tuple[PreparedCity, str]:
+        config = replace(made.config, tls=server, listen="127.0.0.1:0")
+        return replace(made, config=config), keep_config(config, folder / f"{name}.config")
+
+    city, config = served(prepare_city(folder / "city"), "city")
+    lanes = prepare_lanes(folder / "lanes", failure_budget=2)
+    large, budgeted = served(lanes.city, "lanes")
+    unsealed, failing = with_a_seal_that_does_not_open(city), lanes.release(0, failing=[3, 4])
     return [
-        Scene("released", city, city.release, client),
-        Scene("refused", city, with_a_seal_that_does_not_open(city), client),
+        Scene("whole", "released", city, city.release, client, config),
+        Scene("unsealed", "refused", city, unsealed, client, config),
+        Scene("spent", "released", large, failing, client, budgeted, destroyed=1),
     ]
 
 
@@ -122,7 +147,7 @@ def with_a_seal_that_does_not_open(city: PreparedCity) -> BuiltRelease:
 
 @pytest.fixture(scope="module")
 def killers(scenes: Sequence[Scene], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killers]:
-    with Killers(scenes[0].city.config, tmp_path_factory.mktemp("killers")) as running:
+    with Killers(tmp_path_factory.mktemp("killers")) as running:
         yield running
 
 
@@ -141,7 +166,7 @@ def ask(scene: Scene, address: str) -> bool:
     except GridveilError as error:
         if error.reason in TURNED_AWAY:
             return False
-        if (error.reason, scene.name) != (Reason.REFUSED, "refused"):
+        if (error.reason, scene.kind) != (Reason.REFUSED, "refused"):
             raise
     finally:
         client.close()
@@ -180,6 +205,7 @@ class Trial:
         assert len(outcomes) == 1 or not self.told, "an answer was given and is not in the log"
         self.seen |= set(outcomes)
         assert len(self.seen) <= 1, "two answers for one window"
+        assert len(self.scene.destructions(self.folder)) <= self.scene.destroyed
 
     def finish(self) -> Outcome:
         """A last life without faults, and one more: the answer stays."""
@@ -188,8 +214,11 @@ class Trial:
             assert self.told
         assert all(decryptions(self.folder)), "decrypted before the claim was durable"
         (outcome,) = self.seen
-        spool = self.folder / "state" / "spool"
-        assert list(spool.iterdir()) == []
+        state = self.folder / "state"
+        assert list((state / "spool").iterdir()) == []
+        destroyed = self.scene.destructions(self.folder)
+        assert len(destroyed) == self.scene.destroyed
+        assert not any((state / "epochs" / epoch.hex()).exists() for epoch in destroyed)
         return outcome
 
 
@@ -204,7 +233,7 @@ def undisturbed(
         trial.live()
         counts = trial.counts
         outcome = trial.finish()
-        assert outcome.kind == scene.name
+        assert outcome.kind == scene.kind
         found[scene.name] = outcome, counts
     return found
 

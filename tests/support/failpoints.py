@@ -75,7 +75,10 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 class Order:
     """One life of a key-holder, and how it ends. Without a ``point`` it ends when it is told to."""
 
+    config: str
+    """A file with the key-holder's configuration, as :func:`keep_config` writes it."""
     folder: str
+    """Where its files are instead."""
     now: float
     window: int
     release: str
@@ -89,14 +92,11 @@ class Order:
 class Killers:
     """Starts key-holders that die as ordered. Use as a context manager."""
 
-    def __init__(self, config: KeyHolderConfig, scratch: Path) -> None:
-        """``config``: of every key-holder; each order names the folder with its files."""
-        base = scratch / "config"
-        base.write_bytes(pickle.dumps(config))
+    def __init__(self, scratch: Path) -> None:
         self._log = (scratch / "stderr").open("ab")
         self.log = scratch / "stderr"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.failpoints", str(base)],
+            [sys.executable, "-m", "tests.support.failpoints"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -154,6 +154,12 @@ class Killers:
         assert line, self.log.read_text()[-4000:]
         said: dict[str, Any] = json.loads(line)
         return said
+
+
+def keep_config(config: KeyHolderConfig, path: Path) -> str:
+    """Write a configuration for orders to name."""
+    path.write_bytes(pickle.dumps(config))
+    return str(path)
 
 
 def decryptions(folder: Path) -> list[bool]:
@@ -313,10 +319,10 @@ class Faults:
                 trace.write("durable\n" if durable else "lost\n")
 
 
-def live(order: Order, base: KeyHolderConfig) -> None:
+def live(order: Order) -> None:
     """Be a key-holder until the end that was ordered, or until told to stop."""
     folder = Path(order.folder)
-    config = config_in(folder, base)
+    config = config_in(folder, pickle.loads(Path(order.config).read_bytes()))  # noqa: S301
     kept = _beside(folder, "disk")
     disk = DurableDisk.load(folder, kept) if kept.exists() else DurableDisk(folder)
     kept.unlink(missing_ok=True)
@@ -360,7 +366,6 @@ def _beside(folder: Path, what: str) -> Path:
 
 def main() -> None:
     """A key-holder for every line of standard input, one after another."""
-    base: KeyHolderConfig = pickle.loads(Path(sys.argv[1]).read_bytes())  # noqa: S301
     configure_structlog("keyholder")
     for line in sys.stdin:
         if line.strip() == _STOP:  # meant for one that was killed meanwhile
@@ -369,7 +374,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             try:
-                live(order, base)
+                live(order)
                 sys.stderr.flush()
                 os._exit(0)
             except BaseException as error:
