@@ -74,6 +74,8 @@ class LogView:
 
         Raises:
             IntegrityLost: LOG_FORKED if it is of another log than the one seen before.
+            MalformedInput: CONFIG_INVALID if the newest cannot be kept: what is not remembered is
+                not believed.
         """
         newest = self._newest
         if newest is not None and self._roots.get(checkpoint.head.size) != checkpoint.head.root:
@@ -122,10 +124,15 @@ class LogView:
     def _remember(self, checkpoint: Checkpoint) -> None:
         if self._file is None:
             return
-        with self._locked():
-            kept = self._remembered()
-            if kept is None or kept.head.size < checkpoint.head.size:
-                write_durably(self._file, checkpoint.note)
+        try:
+            with self._locked():
+                kept = self._remembered()
+                if kept is None or kept.head.size < checkpoint.head.size:
+                    write_durably(self._file, checkpoint.note)
+        except OSError:
+            raise MalformedInput(
+                Reason.CONFIG_INVALID, f"{self._file.name} cannot be kept beside the profile"
+            ) from None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

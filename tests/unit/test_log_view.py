@@ -134,6 +134,13 @@ def test_a_file_that_is_no_checkpoint_is_not_forgotten_silently(
     assert refused.value.reason is Reason.CONFIG_INVALID
 
 
+def test_what_cannot_be_remembered_is_not_believed(tmp_path: Path) -> None:
+    view = LogView(profile(tmp_path / "no such folder"))
+    with pytest.raises(MalformedInput) as refused:
+        show(view, 3)
+    assert refused.value.reason is Reason.CONFIG_INVALID
+
+
 def test_another_citys_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GridveilError) as refused:
         LogView(replace(profile(tmp_path), city_id=bytes(16))).open(LOG.note(3))

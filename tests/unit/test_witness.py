@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from nacl.signing import SigningKey
 
 from gridveil.protocol.checkpoint import TreeHead, log_key, log_origin
-from gridveil.protocol.errors import GridveilError, IntegrityLost, MalformedInput
+from gridveil.protocol.errors import GridveilError, IntegrityLost, MalformedInput, Unavailable
 from gridveil.protocol.merkle import Tree, leaf_hash
 from gridveil.protocol.note import Note, sign_note
 from gridveil.protocol.witnessing import (
@@ -54,8 +55,10 @@ def folder(tmp_path: Path) -> WitnessFolder:
 
 
 @pytest.fixture
-def witness(folder: WitnessFolder) -> Witness:
-    return folder.witness()
+def witness(folder: WitnessFolder) -> Iterator[Witness]:
+    opened = folder.witness()
+    yield opened
+    opened.close()
 
 
 def note(size: int, tree: Tree = TREE, key: SigningKey = KEY) -> Note:
@@ -108,15 +111,22 @@ def test_a_log_is_never_taken_back_and_never_forked(witness: Witness) -> None:
 
 
 def test_what_was_seen_is_remembered_over_restarts(folder: WitnessFolder) -> None:
-    ask(folder.witness(), 0, 7)
+    first = folder.witness()
+    ask(first, 0, 7)
+    with pytest.raises(Unavailable):
+        folder.witness()
+    first.close()
     later = folder.witness()
     assert says(ask(later, 0, 9)) == 7
     assert ask(later, 7, 9).status is HTTPStatus.OK
+    later.close()
 
 
 def test_a_memory_that_is_damaged_stops_the_witness(folder: WitnessFolder) -> None:
-    ask(folder.witness(), 0, 7)
-    (kept,) = (folder.folder / "state").iterdir()
+    first = folder.witness()
+    ask(first, 0, 7)
+    first.close()
+    (kept,) = (path for path in (folder.folder / "state").iterdir() if path.name != "lock")
     whole = kept.read_bytes()
     for at in range(0, len(whole), 7):
         kept.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])

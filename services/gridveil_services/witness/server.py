@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -56,23 +57,33 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: what callers send does not get into logs."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, _request: object, _address: object) -> None:
+        """A caller that went away in the midst of an answer, as a line of the log."""
+        _log.info("a call broke off", cause=type(sys.exception()).__name__)
+
+
 class WitnessServer:
     """Serves one witness from threads."""
 
     def __init__(self, witness: Witness, listen: str) -> None:
         """Bind; CONFIG_INVALID if that is not possible."""
+        self._witness = witness
         host, _, port = listen.rpartition(":")
         handler = type("Handler", (_Handler,), {"witness": witness})
         if not port.isascii() or not port.isdigit():
             raise MalformedInput(Reason.CONFIG_INVALID, "listen is host:port", field="listen")
         try:
-            self._server = ThreadingHTTPServer((host, int(port)), handler)
+            self._server = _Server((host, int(port)), handler)
         except (OSError, OverflowError):
             raise MalformedInput(
                 Reason.CONFIG_INVALID, f"cannot listen on {listen}", field="listen"
             ) from None
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), daemon=True
+        )
 
     @property
     def address(self) -> str:
@@ -89,6 +100,7 @@ class WitnessServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+        self._witness.close()
 
     def run_until_signal(self) -> None:
         """Serve until SIGTERM or SIGINT."""

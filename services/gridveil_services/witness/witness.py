@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +18,15 @@ from gridveil.protocol.errors import (
     MalformedInput,
     NotAuthentic,
     Reason,
+    Unavailable,
 )
 from gridveil.protocol.layout import sha256
 from gridveil.protocol.merkle import EMPTY_ROOT, verify_consistency
 from gridveil.protocol.note import NoteKey, cosign
 from gridveil.protocol.witnessing import SIZE_TYPE, AddCheckpoint, encode_cosignatures
 from gridveil_services.witness.config import WitnessConfig
+
+_LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,23 @@ class Witness:
 
         Raises:
             IntegrityLost: PARTIAL_CORRUPT if the memory of a log is damaged.
+            Unavailable: STORE_UNAVAILABLE if another process has this memory.
         """
         make_folder(config.state)
+        self._held = _hold(config.state)
         self._config = config
         self._now = now
         self._lock = threading.Lock()
         self._logs = {key.name: key for key in config.logs}
-        self._seen = {key.name: self._load(key) for key in config.logs}
+        try:
+            self._seen = {key.name: self._load(key) for key in config.logs}
+        except GridveilError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another process have the memory."""
+        os.close(self._held)
 
     def add_checkpoint(self, body: bytes) -> Answer:
         """The answer to a request's body."""
@@ -99,3 +114,14 @@ class Witness:
 
     def _path(self, origin: str) -> Path:
         return self._config.state / sha256(origin.encode()).hex()
+
+
+def _hold(folder: Path) -> int:
+    """Two processes with one memory could cosign two logs."""
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise Unavailable(Reason.STORE_UNAVAILABLE, "another process is this witness") from None
+    return descriptor
