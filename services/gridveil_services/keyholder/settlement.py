@@ -157,7 +157,8 @@ class Settlement:
             self._stop()
         signature = total.sign(self._identity)
         self._ledger.released(window_start, total.encode(), signature, failures)
-        _log.info(
+        log = _log.warning if opening.left_out else _log.info
+        log(
             "released",
             window=window_start,
             meters=opening.count,
