@@ -21,12 +21,16 @@ import pytest
 from google.protobuf.message import DecodeError, Message
 
 from gridveil.protocol.errors import Reason
+from gridveil.protocol.layout import sha256
+from gridveil.protocol.report import parse_report, sign_report
 from gridveil.protocol.v1 import aggregator_pb2, report_pb2
 from gridveil_services.rpc import Role
 from tests.support.boundary import WATCH_S, Metadata, Outcome, send
 from tests.support.corpus import (
     INTERNALS,
+    METERS,
     NAMES,
+    OPEN,
     Base,
     Service,
     ServingCity,
@@ -199,6 +203,56 @@ def test_over_the_wire_they_are_answered_alike(
         for channel in channels.values():
             channel.close()
     assert "INVALID_ARGUMENT" in watch.codes
+
+
+def test_nonsense_that_a_meter_has_signed_is_refused_or_counts_as_its_one_report(
+    city: ServingCity, seed: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What a meter signs it may say; beyond that nothing of it is trusted."""
+    service, store = city.services["aggregator"], city.local.aggregator.store
+    certificate, codes = city.certificate(Role.METER), Counter[str]()
+    path = service.path("SubmitReport")
+    for number in range(MUTATIONS // 5):
+        chance = Random(f"{seed}/signed/{number}")
+        report = signed_nonsense(city, chance).SerializeToString()
+        outcome = service.boundary.call(path, [report], certificate)
+        told = f"{outcome}, GRIDVEIL_SEED={seed}, report {number}"
+        assert outcome.code in CALLERS_FAULT | {grpc.StatusCode.OK}, told
+        assert not INTERNALS.search(outcome.told), told
+        codes[outcome.code.name] += 1
+    assert {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "ALREADY_EXISTS"} <= set(codes)
+    assert store.count(OPEN) <= METERS
+    assert "call failed" not in "".join(capfd.readouterr())
+
+
+def signed_nonsense(city: ServingCity, chance: Random) -> report_pb2.Report:
+    """A report of a meter of the city, signed by it, of which one thing is odd."""
+    template = parse_report(chance.choice(city.open_reports))
+    meter = chance.choice(city.local.meters[:METERS])
+    claim, ciphertext = template.claim._replace(meter_id=meter.meter_id), template.ciphertext
+    match chance.randrange(8):
+        case 0:
+            ciphertext = spoil_messages(report_pb2.Report, [ciphertext], chance, [])[1][0]
+        case 1:
+            ciphertext = chance.randbytes(len(ciphertext))
+        case 2:
+            at, size = 8 * chance.randrange(len(ciphertext) // 8), chance.choice((8, 800, 9000))
+            filler = chance.choice((b"\0", b"\xff", b"\x01\0\0\0\0\0\0\0"))
+            filled = (ciphertext[:at] + filler * size)[: len(ciphertext)]
+            ciphertext = filled + ciphertext[len(filled) :]
+        case 3:
+            moved = chance.choice((1, 900, OPEN - 900, OPEN + 900, 2**53, 2**63 - 1))
+            claim = claim._replace(window_start=moved)
+        case 4:
+            claim = claim._replace(parameters_digest=chance.randbytes(32))
+        case 5:
+            claim = claim._replace(commitment_hash=chance.randbytes(32))
+        case 6:
+            claim = claim._replace(sealed_commitment=chance.randbytes(48))
+        case _:
+            claim = claim._replace(meter_id=chance.choice(city.local.meters).meter_id)
+    claim = claim._replace(ciphertext_digest=sha256(ciphertext))
+    return sign_report(claim, ciphertext, meter.signing_key).to_message()
 
 
 TRIED: set[str] = set()
