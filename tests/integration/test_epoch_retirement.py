@@ -291,7 +291,6 @@ def test_a_kill_at_any_step_of_a_retirement_is_made_good_by_the_next_start(
         city = copy(config, tmp_path / f"killed-{nth}")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("gridveil_services.keyholder.epoch_keys.EpochRing.retire_spent", noop)
-            patch.setattr("gridveil_services.keyholder.settlement.Settlement.retire_spent", noop)
             keyholder = KeyHolder(city, ManualClock(AFTER_A_RELEASE))
         try:
             with pytest.MonkeyPatch.context() as patch:
