@@ -261,7 +261,9 @@ def plan(
         for loss in LOSSES
     ]
     for point in POINTS:
-        yield chance.choice([place for place in places if place[1] == point])
+        there = [place for place in places if place[1] == point]
+        scene = chance.choice(sorted({place[0] for place in there}))
+        yield chance.choice([place for place in there if place[0] == scene])
     while True:
         yield from chance.sample(places, len(places))
 
