@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any, NoReturn
 
 import pytest
@@ -25,6 +26,7 @@ from gridveil_services.keyholder.epoch_keys import EpochKeys, OpeningFailed
 from gridveil_services.keyholder.keyholder import KeyHolder
 from gridveil_services.keyholder.policy import Status
 from gridveil_services.releaselog.reader import LogReader
+from tests.support.disk import DurableDisk
 from tests.support.keyholders import make_config
 from tests.support.reports import WINDOW, make_members
 
@@ -246,8 +248,16 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing handles it, and what is on disk stays as it is."""
 
 
-def dying(monkeypatch: pytest.MonkeyPatch, nth: int, die: Callable[[], NoReturn]) -> list[str]:
-    """Die before the nth durable step, 0 is the first; the steps that were made are listed."""
+def dying(
+    monkeypatch: pytest.MonkeyPatch,
+    nth: int,
+    die: Callable[[], NoReturn],
+    disk: DurableDisk | None = None,
+) -> list[str]:
+    """Die before the nth durable step, 0 is the first; the steps that were made are listed.
+
+    ``disk`` is told what becomes durable.
+    """
     made: list[str] = []
 
     def before(name: str) -> Callable[..., Any]:
@@ -257,7 +267,14 @@ def dying(monkeypatch: pytest.MonkeyPatch, nth: int, die: Callable[[], NoReturn]
             if len(made) == nth:
                 die()
             made.append(name)
-            return real(*arguments, **keywords)
+            if disk is not None and name in {"rename", "unlink", "rmdir"}:
+                at = keywords.get("dir_fd")
+                folder = Path() if at is None else Path(f"/proc/self/fd/{at}")
+                disk.freeing(folder / arguments[1 if name == "rename" else 0])
+            result = real(*arguments, **keywords)
+            if disk is not None and name == "fsync":
+                disk.synced(arguments[0])
+            return result
 
         return step
 
@@ -270,8 +287,8 @@ def killed() -> NoReturn:
     raise Killed
 
 
-def copy(config: KeyHolderConfig, folder: Path) -> KeyHolderConfig:
-    shutil.copytree(config.state.parent, folder)
+def moved(config: KeyHolderConfig, folder: Path) -> KeyHolderConfig:
+    """The configuration for the same city in another folder."""
     return replace(
         config,
         state=folder / "state",
@@ -280,10 +297,32 @@ def copy(config: KeyHolderConfig, folder: Path) -> KeyHolderConfig:
     )
 
 
+def copy(config: KeyHolderConfig, folder: Path) -> KeyHolderConfig:
+    shutil.copytree(config.state.parent, folder)
+    return moved(config, folder)
+
+
+def lose_power(disk: DurableDisk, config: KeyHolderConfig, chance: Random | None) -> None:
+    """Leave in the folder what a power cut may leave."""
+    folder = config.state.parent
+    remains = folder.with_name("remains")
+    disk.materialise(remains, chance)
+    shutil.rmtree(folder)
+    remains.rename(folder)
+
+
+LOSSES: dict[str, Callable[[DurableDisk, KeyHolderConfig, int], None]] = {
+    "kill": lambda disk, config, nth: None,
+    "cut": lambda disk, config, nth: lose_power(disk, config, None),
+    "mixed": lambda disk, config, nth: lose_power(disk, config, Random(nth)),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_a_kill_at_any_step_of_a_retirement_is_made_good_by_the_next_start(
-    config: KeyHolderConfig, tmp_path: Path
+    config: KeyHolderConfig, tmp_path: Path, loss: str
 ) -> None:
-    """After the first step that the log keeps the epoch is over; before it, nothing happened."""
+    """Whatever was written and not synced is there, is gone, or is there in parts."""
     with opened(config) as keyholder:
         old = spend(keyholder)
     ended, nth = False, 0
@@ -292,15 +331,17 @@ def test_a_kill_at_any_step_of_a_retirement_is_made_good_by_the_next_start(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("gridveil_services.keyholder.epoch_keys.EpochRing.retire_spent", noop)
             keyholder = KeyHolder(city, ManualClock(AFTER_A_RELEASE))
+        disk = DurableDisk(city.state.parent)
         try:
             with pytest.MonkeyPatch.context() as patch:
-                steps = dying(patch, nth, killed)
+                steps = dying(patch, nth, killed, disk)
                 retire(keyholder, old.epoch.epoch_id)
                 ended = True
         except Killed:
             pass
         finally:
             keyholder.close()
+        LOSSES[loss](disk, city, nth)
         with opened(city) as keyholder:
             assert_succeeded(keyholder, city, old)
         shutil.rmtree(city.state.parent)
