@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from gridveil.cli.app import app
 from gridveil.operator import AsyncOperator, NotReleased, ReleasedTotal
-from gridveil.protocol.checkpoint import log_key
+from gridveil.protocol.checkpoint import log_key, open_checkpoint
 from gridveil.protocol.errors import GridveilError, IntegrityLost, NotAllowed, Reason
+from gridveil.protocol.merkle import leaf_hash, verify_inclusion
 from gridveil.protocol.v1 import totals_pb2, transparency_pb2
 from gridveil_services.bootstrap.layout import CityPaths
 from gridveil_services.totals.serve import TotalsProcess
@@ -220,6 +223,28 @@ def test_proofs_are_refused_for_what_the_log_does_not_have(paths: CityPaths, ser
         transparency_pb2.GetInclusionProofRequest(window_start=window(0))
     )
     assert proof.index == 4
+
+
+def test_a_total_is_proven_in_the_form_that_other_verifiers_read(
+    paths: CityPaths, serve: Serve, tmp_path: Path
+) -> None:
+    """The proof is read here by the letter of C2SP tlog-proof."""
+    publish_lawful(paths)
+    serve()
+    ended = run(paths, "operator", "log", "prove", str(window(0)), "--out", str(tmp_path))
+    assert ended.exit_code == 0, ended.output
+    record = (tmp_path / f"{window(0)}.record").read_bytes()
+    proof = (tmp_path / f"{window(0)}.tlog-proof").read_text("utf-8")
+    head, _, checkpoint = proof.partition("\n\n")
+    version, index, *hashes = head.split("\n")
+    assert (version, index) == ("c2sp.org/tlog-proof@v1", "index 4")
+    policy, signer = city_identity(paths)
+    key = log_key(policy.city_id, bytes(signer.verify_key))
+    tree = open_checkpoint(checkpoint.encode(), key).head
+    decoded = [base64.b64decode(value) for value in hashes]
+    verify_inclusion(leaf_hash(record), 4, tree.size, decoded, tree.root)
+    refused = run(paths, "operator", "log", "prove", str(window(1)), "--out", str(tmp_path))
+    assert refused.exit_code == 1
 
 
 def test_the_logs_key_is_printed_as_witnesses_want_it(paths: CityPaths) -> None:

@@ -10,15 +10,29 @@ from typing import Annotated, Any
 
 import typer
 
-from gridveil.cli.arguments import JsonOption, ProfileOption, load_profile
+from gridveil.cli.arguments import (
+    JsonOption,
+    ProfileOption,
+    WindowArgument,
+    load_profile,
+    parse_window,
+)
 from gridveil.cli.extensions import ExtensibleGroup
 from gridveil.cli.output import EXIT_CODES, one_line, print_json, print_line, utc, window_json
 from gridveil.log_audit import CHECKPOINT, LogAudit, payloads_in
 from gridveil.log_view import LogView
-from gridveil.operator import Operator
+from gridveil.operator import NotReleased, Operator
 from gridveil.profile import Profile
 from gridveil.protocol.checkpoint import Checkpoint, cosignatures, log_key
-from gridveil.protocol.errors import Exhausted, MalformedInput, NotFound, Reason, Unavailable
+from gridveil.protocol.errors import (
+    Exhausted,
+    MalformedInput,
+    NotFound,
+    Reason,
+    Unavailable,
+    WrongState,
+)
+from gridveil.protocol.log_proof import encode_log_proof
 from gridveil.protocol.merkle import Tree, leaf_hash
 from gridveil.protocol.release import Total
 from gridveil.protocol.v1.log_pb2 import DestructionCause, LogRecord
@@ -92,6 +106,31 @@ def monitor(
                 print_json(record_json(index, record))
             else:
                 print_line(record_line(index, record))
+
+
+@app.command()
+def prove(
+    window: WindowArgument,
+    profile: ProfileOption,
+    out: Annotated[Path, typer.Option(help="Folder for the two files.")] = Path(),
+) -> None:
+    """Write a released window's record and its proof, for verifiers of other logs.
+
+    WINDOW.record is the record as it stands in the log, WINDOW.tlog-proof a C2SP tlog-proof of it.
+    Ends with 1 if the window was not released.
+
+    Example: gridveil log prove 2026-05-04T12:15Z --profile springfield/operator
+    """
+    with Operator.open(load_profile(profile)) as operator:
+        outcome = operator.get(parse_window(window))
+        if isinstance(outcome, NotReleased):
+            raise WrongState(Reason.NOT_RELEASED, "the window was not released")
+        proof = operator.inclusion_proof(outcome)
+    name = str(outcome.window_start)
+    for suffix, content in (("record", proof.record), ("tlog-proof", encode_log_proof(proof))):
+        file = out / f"{name}.{suffix}"
+        file.write_bytes(content)
+        print_line(str(file))
 
 
 @app.command()
