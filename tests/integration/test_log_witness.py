@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -240,9 +242,17 @@ def test_only_http_addresses_are_taken(url: str) -> None:
         replace(ENDPOINT, url=url)
 
 
-def test_a_whole_city_is_witnessed_from_its_configuration(tmp_path: Path) -> None:
-    """key-holder, witness, totals and operator as processes; the operator's profile demands it."""
-    with TestCity.create(tmp_path) as city:
+def start_from(city: TestCity, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Serve the key-holder of a copy of the city's folder; it must end by itself."""
+    command = [
+        part.replace(str(city.paths.folder), str(folder)) for part in city.command("keyholder")
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_copied_city_folder_is_good_for_nothing(tmp_path: Path) -> None:
+    """Key-holder, witness, totals and auditor as processes, set up by their files only."""
+    with TestCity.create(tmp_path, meters=3) as city:
         policy, signer = city_identity(city.paths)
         folder = WitnessFolder.create(
             tmp_path / "witness", log_key(policy.city_id, bytes(signer.verify_key))
@@ -250,21 +260,33 @@ def test_a_whole_city_is_witnessed_from_its_configuration(tmp_path: Path) -> Non
         auditor = city.paths.profile("auditor")
         demanded = f'\n[log]\nthreshold = 1\nwitnesses = ["{folder.key.encode()}"]\n'
         auditor.write_text(auditor.read_text() + demanded)
+
+        def cosigned(kind: str) -> bool:
+            ended = CliRunner().invoke(app, ["log", "verify", "--profile", str(auditor), "--json"])
+            found = json.loads(ended.stdout) if ended.exit_code == 0 else {}
+            return found.get("witnesses") == [folder.name] and kind in found["records"]
+
         with folder.process() as endpoint:
             config = city.paths.config("keyholder")
-            section = f"\n[witnesses]\nthreshold = 1\n[[witnesses.witness]]\nurl = {json.dumps(endpoint.url)}\nkey = {json.dumps(endpoint.key.encode())}\n"  # noqa: E501
-            plain = config.read_text()
-            config.write_text(plain + section)
+            section = ["", "[witnesses]", "threshold = 1", "[[witnesses.witness]]"]
+            named = [f'url = "{endpoint.url}"', f'key = "{endpoint.key.encode()}"', ""]
+            config.write_text(config.read_text() + "\n".join([*section, *named]))
             assert KeyHolderConfig.load(config).witnesses.endpoints == (endpoint,)
             city.start("keyholder")
             city.start("totals")
-
-            def cosigned() -> bool:
-                ended = CliRunner().invoke(
-                    app, ["log", "verify", "--profile", str(auditor), "--json"]
-                )
-                found = json.loads(ended.stdout) if ended.exit_code == 0 else {}
-                return bool(found.get("witnesses") == [folder.name] and found["records"])
-
-            assert eventually(cosigned)
+            assert eventually(lambda: cosigned("policy_stated"))
             city.stop("keyholder")
+            shutil.copytree(city.paths.folder, tmp_path / "old")
+            city.start("keyholder")
+            city.enrol()
+            assert eventually(lambda: cosigned("roster_changed"))
+            city.stop("keyholder")
+
+            ended = start_from(city, tmp_path / "old")
+            assert (ended.returncode, ended.stdout) == (2, "")
+            assert "LOG_ROLLED_BACK" in ended.stderr.splitlines()[-1]
+            city.start("keyholder")
+            city.stop("keyholder")
+        ended = start_from(city, city.paths.folder)
+        assert ended.returncode == 2
+        assert "NOT_WITNESSED" in ended.stderr.splitlines()[-1]
