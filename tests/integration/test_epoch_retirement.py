@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -20,14 +19,13 @@ import pytest
 from gridveil.clock import ManualClock
 from gridveil.protocol.city import CityParameters
 from gridveil.protocol.errors import GridveilError, Reason, Unavailable
-from gridveil.protocol.v1.log_pb2 import DestructionCause, LogRecord
+from gridveil.protocol.v1.log_pb2 import DestructionCause
 from gridveil_services.keyholder.config import KeyHolderConfig
 from gridveil_services.keyholder.epoch_keys import EpochKeys, OpeningFailed
 from gridveil_services.keyholder.keyholder import KeyHolder
 from gridveil_services.keyholder.policy import Status
-from gridveil_services.releaselog.reader import LogReader
 from tests.support.disk import DurableDisk
-from tests.support.keyholders import make_config
+from tests.support.keyholders import logged, make_config, opened
 from tests.support.reports import WINDOW, make_members
 
 LENGTH = 900
@@ -50,15 +48,6 @@ def config(tmp_path: Path) -> KeyHolderConfig:
     return made
 
 
-@contextmanager
-def opened(config: KeyHolderConfig, now: float = AFTER_A_RELEASE) -> Iterator[KeyHolder]:
-    keyholder = KeyHolder(config, ManualClock(now))
-    try:
-        yield keyholder
-    finally:
-        keyholder.close()
-
-
 def parameters_of(keyholder: KeyHolder, window: int) -> CityParameters:
     signed = keyholder.ring.for_window(window)
     assert signed is not None
@@ -69,11 +58,6 @@ def keys_of(keyholder: KeyHolder, window: int) -> EpochKeys:
     keys = keyholder.ring.by_digest(parameters_of(keyholder, window).digest)
     assert keys is not None
     return keys
-
-
-def records(config: KeyHolderConfig, kind: str) -> list[Any]:
-    found: list[LogRecord] = LogReader(config.published / "log").poll()
-    return [getattr(record, kind) for record in found if record.WhichOneof("event") == kind]
 
 
 def secrets_of(config: KeyHolderConfig, epoch_id: bytes) -> Path:
@@ -99,7 +83,7 @@ def assert_succeeded(
     epoch_id = old.epoch.epoch_id
     assert keyholder.ring.by_digest(old.digest) is None
     assert not secrets_of(config, epoch_id).exists()
-    assert [(gone.cause, gone.end_window) for gone in records(config, "epoch_destroyed")] == [
+    assert [(gone.cause, gone.end_window) for gone in logged(config, "epoch_destroyed")] == [
         (SPENT, border)
     ]
     assert keyholder.ring.for_window(border - LENGTH) is None
@@ -114,19 +98,19 @@ def assert_succeeded(
 def test_a_retired_epoch_is_destroyed_and_the_next_window_has_keys_at_once(
     config: KeyHolderConfig,
 ) -> None:
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         old = parameters_of(keyholder, WINDOW)
         retire(keyholder, old.epoch.epoch_id)
         assert_succeeded(keyholder, config, old)
         retire(keyholder, old.epoch.epoch_id)
         assert_succeeded(keyholder, config, old)
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         assert_succeeded(keyholder, config, old)
 
 
 def test_whoever_still_holds_the_keys_opens_nothing(config: KeyHolderConfig) -> None:
     """As a release does that was taken in while another one spent the budget."""
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         keys = keys_of(keyholder, WINDOW)
         member = make_members(1)[0].member
         keys.shared_key(0, member)
@@ -173,7 +157,7 @@ def test_while_the_current_window_is_without_keys_those_of_the_next_are_told(
 def test_an_epoch_that_has_not_begun_is_succeeded_in_all_its_windows(
     config: KeyHolderConfig,
 ) -> None:
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         today = parameters_of(keyholder, WINDOW)
         tomorrow = parameters_of(keyholder, today.epoch.end_window)
         retire(keyholder, tomorrow.epoch.epoch_id)
@@ -205,7 +189,7 @@ def test_after_a_restart_a_spent_epoch_is_destroyed_before_anything_is_decrypted
     config: KeyHolderConfig, monkeypatch: pytest.MonkeyPatch, failures: int
 ) -> None:
     """A crash came between the outcome that spent the budget and the destruction."""
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         old = spend(keyholder, failures)
     settled: list[bool] = []
     settle = KeyHolder.__init__.__globals__["Releases"].settle_pending
@@ -215,7 +199,7 @@ def test_after_a_restart_a_spent_epoch_is_destroyed_before_anything_is_decrypted
         settle(releases)
 
     monkeypatch.setattr(KeyHolder.__init__.__globals__["Releases"], "settle_pending", observed)
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         spent = failures >= BUDGET
         assert settled == [not spent]
         if spent:
@@ -225,19 +209,19 @@ def test_after_a_restart_a_spent_epoch_is_destroyed_before_anything_is_decrypted
 
 
 def test_a_stricter_budget_of_today_retires_an_epoch_too(config: KeyHolderConfig) -> None:
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         old = spend(keyholder, 2)
     stricter = replace(config, policy=replace(config.policy, failure_budget=2))
-    with opened(stricter) as keyholder:
+    with opened(stricter, AFTER_A_RELEASE) as keyholder:
         assert_succeeded(keyholder, config, old)
 
 
 def test_the_end_of_an_epochs_last_window_is_logged(config: KeyHolderConfig) -> None:
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         old = parameters_of(keyholder, WINDOW).epoch
     last = old.end_window - LENGTH
     with opened(config, config.policy.rules.expires(last)):
-        gone = records(config, "epoch_destroyed")
+        gone = logged(config, "epoch_destroyed")
         assert [(g.epoch_id, g.cause, g.end_window) for g in gone] == [
             (old.epoch_id, SETTLED, old.end_window)
         ]
@@ -323,7 +307,7 @@ def test_a_kill_at_any_step_of_a_retirement_is_made_good_by_the_next_start(
     config: KeyHolderConfig, tmp_path: Path, loss: str
 ) -> None:
     """Whatever was written and not synced is there, is gone, or is there in parts."""
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         old = spend(keyholder)
     ended, nth = False, 0
     while not ended:
@@ -342,7 +326,7 @@ def test_a_kill_at_any_step_of_a_retirement_is_made_good_by_the_next_start(
         finally:
             keyholder.close()
         LOSSES[loss](disk, city, nth)
-        with opened(city) as keyholder:
+        with opened(city, AFTER_A_RELEASE) as keyholder:
             assert_succeeded(keyholder, city, old)
         shutil.rmtree(city.state.parent)
         nth += 1
@@ -356,7 +340,7 @@ def noop(*_arguments: Any) -> None:
 def test_a_kill_at_any_step_of_the_start_that_makes_good_is_made_good_too(
     config: KeyHolderConfig, tmp_path: Path
 ) -> None:
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         old = spend(keyholder)
     ended, nth = False, 0
     while not ended:
@@ -368,7 +352,7 @@ def test_a_kill_at_any_step_of_the_start_that_makes_good_is_made_good_too(
                 ended = True
         except Killed:
             pass
-        with opened(city) as keyholder:
+        with opened(city, AFTER_A_RELEASE) as keyholder:
             assert_succeeded(keyholder, city, old)
         shutil.rmtree(city.state.parent)
         nth += 3
@@ -393,7 +377,7 @@ retire(keyholder, epoch)
 def test_a_killed_process_leaves_an_epoch_whole_or_gone(
     config: KeyHolderConfig, tmp_path: Path, nth: int
 ) -> None:
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         old = parameters_of(keyholder, WINDOW)
     (tmp_path / "config").write_bytes(pickle.dumps(config))
     process = subprocess.run(
@@ -402,8 +386,8 @@ def test_a_killed_process_leaves_an_epoch_whole_or_gone(
         check=False,
     )
     assert process.returncode == -signal.SIGKILL
-    with opened(config) as keyholder:
-        if records(config, "epoch_destroyed"):
+    with opened(config, AFTER_A_RELEASE) as keyholder:
+        if logged(config, "epoch_destroyed"):
             assert_succeeded(keyholder, config, old)
         else:
             assert nth < 8
@@ -416,7 +400,7 @@ def test_a_disk_that_cannot_delete_is_tried_again_while_nothing_opens(
     def fails(_path: Any, *_: Any, **__: Any) -> NoReturn:
         raise OSError("input/output error")
 
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         old = parameters_of(keyholder, WINDOW)
         with monkeypatch.context() as patch:
             patch.setattr(shutil, "rmtree", fails)
@@ -431,7 +415,7 @@ def test_a_disk_that_cannot_delete_is_tried_again_while_nothing_opens(
 def test_a_log_that_cannot_be_written_stops_everything_and_the_restart_retires(
     config: KeyHolderConfig,
 ) -> None:
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         old = spend(keyholder)
         keys = keys_of(keyholder, WINDOW)
         keyholder.ledger.fail()
@@ -440,7 +424,7 @@ def test_a_log_that_cannot_be_written_stops_everything_and_the_restart_retires(
         with pytest.raises(OpeningFailed):
             keys.shared_key(0, make_members(1)[0].member)
         assert secrets_of(config, old.epoch.epoch_id).exists()
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         assert_succeeded(keyholder, config, old)
 
 
@@ -448,74 +432,11 @@ def test_keys_that_the_log_calls_destroyed_are_so_after_a_backup_was_restored(
     config: KeyHolderConfig, tmp_path: Path
 ) -> None:
     backup = tmp_path / "backup"
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         old = parameters_of(keyholder, WINDOW)
         folder = secrets_of(config, old.epoch.epoch_id)
         shutil.copytree(folder, backup)
         retire(keyholder, old.epoch.epoch_id)
     shutil.copytree(backup, folder)
-    with opened(config) as keyholder:
+    with opened(config, AFTER_A_RELEASE) as keyholder:
         assert_succeeded(keyholder, config, old)
-
-
-def test_every_roster_version_is_logged_and_so_is_the_policy(config: KeyHolderConfig) -> None:
-    meters = make_members(5)
-    with opened(config) as keyholder:
-        keyholder.roster.enrol([meter.member for meter in meters])
-        keyholder.roster.withdraw([meters[0].meter_id])
-        keyholder.roster.withdraw([meters[0].meter_id])
-    with opened(config):
-        pass
-    changes = records(config, "roster_changed")
-    assert [(c.version, c.count, c.enrolled, c.withdrawn) for c in changes] == [
-        (1, 3, 3, 0),
-        (2, 5, 2, 0),
-        (3, 4, 0, 1),
-    ]
-    assert [stated.policy for stated in records(config, "policy_stated")] == [
-        config.policy.encode()
-    ]
-    stricter = replace(config.policy, min_cohort=500)
-    with opened(replace(config, policy=stricter)):
-        assert [stated.policy for stated in records(config, "policy_stated")] == [
-            config.policy.encode(),
-            stricter.encode(),
-        ]
-
-
-def test_a_roster_version_that_a_crash_kept_from_the_log_is_in_it_after_the_start(
-    config: KeyHolderConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with opened(config) as keyholder, monkeypatch.context() as patch:
-        patch.setattr(keyholder.ledger, "roster_changed", lambda *_: killed())
-        with pytest.raises(Killed):
-            keyholder.roster.withdraw([make_members(1)[0].meter_id])
-    assert len(records(config, "roster_changed")) == 1
-    with opened(config):
-        assert [change.version for change in records(config, "roster_changed")] == [1, 2]
-
-
-def test_a_roster_change_that_cannot_be_logged_is_no_answer(config: KeyHolderConfig) -> None:
-    """The registrar asks again, and is told the version once the log has it."""
-    leaving = [make_members(1)[0].meter_id]
-    with opened(config) as keyholder:
-        keyholder.ledger.fail()
-        for _ in range(2):
-            with pytest.raises(Unavailable):
-                keyholder.roster.withdraw(leaving)
-    with opened(config) as keyholder:
-        assert keyholder.roster.withdraw(leaving).version == 2
-        assert len(records(config, "roster_changed")) == 2
-
-
-def test_a_roster_older_than_the_log_is_refused(config: KeyHolderConfig, tmp_path: Path) -> None:
-    database = config.state / "roster.db"
-    shutil.copy(database, tmp_path / "older.db")
-    with opened(config) as keyholder:
-        keyholder.roster.withdraw([make_members(1)[0].meter_id])
-    for path in database.parent.glob("roster.db*"):
-        path.unlink()
-    shutil.copy(tmp_path / "older.db", database)
-    with pytest.raises(GridveilError) as refusal:
-        KeyHolder(config, ManualClock(AFTER_A_RELEASE))
-    assert refusal.value.reason is Reason.PARTIAL_CORRUPT

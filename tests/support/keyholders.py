@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,22 @@ def make_config(folder: Path, **policy: object) -> KeyHolderConfig:
     create_key_file(config.key_encrypting_key_file)
     identity.create(config.state, AtRest.load(config.key_encrypting_key_file, config.city_id))
     return config
+
+
+@contextmanager
+def opened(config: KeyHolderConfig, now: float) -> Iterator[KeyHolder]:
+    """A key-holder on a clock that stands still."""
+    keyholder = KeyHolder(config, ManualClock(now))
+    try:
+        yield keyholder
+    finally:
+        keyholder.close()
+
+
+def logged(config: KeyHolderConfig, kind: str) -> list[Any]:
+    """The records of one kind in a key-holder's log, in order."""
+    records = LogReader(config.published / "log").poll()
+    return [getattr(record, kind) for record in records if record.WhichOneof("event") == kind]
 
 
 @dataclass(frozen=True)
