@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
 
 from gridveil.clock import ManualClock
 from gridveil.protocol.city import PPM, CityParameters, open_city_parameters
@@ -38,6 +37,7 @@ from gridveil_services.keyholder.keyholder import KeyHolder
 from gridveil_services.keyholder.serve import make_server
 from gridveil_services.releaselog.reader import LogReader
 from gridveil_services.rpc import Role
+from tests.adversary.answers import Answer, StatusKey
 from tests.support.keyholders import make_config
 from tests.support.receiver import Certificates
 from tests.support.reports import (
@@ -72,37 +72,6 @@ DECRYPTED = "the key-holder decrypted what it must not"
 
 VICTIM_WH = 173_291
 """The reading that every attack is after; no other number of a test has these bytes."""
-
-StatusKey = tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the key-holder said: a receipt, or all of a failed call that the caller can see."""
-
-    receipt: keyholder_pb2.ReleaseReceipt | None
-    code: grpc.StatusCode = grpc.StatusCode.OK
-    text: str = ""
-    trailers: tuple[tuple[str, bytes], ...] = ()
-
-    @property
-    def status(self) -> status_pb2.Status:
-        """The google.rpc.Status of a refusal."""
-        return status_pb2.Status.FromString(dict(self.trailers)["grpc-status-details-bin"])
-
-    @property
-    def reason(self) -> str:
-        """``ErrorInfo.reason``."""
-        info = error_details_pb2.ErrorInfo()
-        assert self.status.details[0].Unpack(info)
-        assert info.domain == "gridveil"
-        return str(info.reason)
-
-    @property
-    def raw(self) -> bytes:
-        """Every byte of it."""
-        receipt = self.receipt.SerializeToString() if self.receipt else b""
-        return receipt + self.text.encode() + b"".join(value for _, value in self.trailers)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import pytest
 
 from gridveil.protocol.errors import Reason
 from gridveil.protocol.report import Report
-from tests.adversary.city import VICTIM_WH, Answer, AttackedCity
+from tests.adversary.answers import Answer
+from tests.adversary.city import VICTIM_WH, AttackedCity
 from tests.adversary.forging import commitment_in, scaled, split, sums_of, with_sums
 from tests.support.reports import BuiltRelease
 
