@@ -1,13 +1,18 @@
-"""Runs benchmarks one after the other: python -m benchmarks [meter] [ingest] [release]."""
+"""Runs benchmarks one after the other: python -m benchmarks [NAME ...]; without a name, all."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from benchmarks import ingest, meter, release
+from benchmarks import ingest, meter, release, verification
 
-ALL = {"meter": meter.main, "ingest": ingest.main, "release": release.main}
+ALL = {
+    "meter": meter.main,
+    "ingest": ingest.main,
+    "release": release.main,
+    "verification": verification.main,
+}
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ the same.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nacl import bindings
 from nacl.exceptions import CryptoError
@@ -30,9 +30,8 @@ _KEY_END = TAG_BYTES + 32
 _DOMAIN = text("gridveil/v1/own-entry")
 
 
-@dataclass(frozen=True)
-class OwnEntryKey:
-    """What finds and opens one meter's entry of one window."""
+class OwnEntryKey(NamedTuple):
+    """What finds and opens one meter's entry of one window. A tuple: a release makes many."""
 
     tag: bytes
     key: bytes
