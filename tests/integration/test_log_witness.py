@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from gridveil.clock import ManualClock
 from gridveil.protocol.checkpoint import log_key
 from gridveil.protocol.errors import GridveilError, IntegrityLost, MalformedInput, Reason
 from gridveil.protocol.note import NoteKey, SignatureType
+from gridveil_services.keyholder import witnesses
 from gridveil_services.keyholder.config import KeyHolderConfig
 from gridveil_services.keyholder.keyholder import KeyHolder
 from gridveil_services.keyholder.policy import Status
@@ -201,11 +204,11 @@ def test_two_of_three_witnesses_are_enough_and_one_is_not(
 
 
 def test_enough_witnesses_answer_at_start_to_meet_one_that_saw_the_newest() -> None:
-    for witnesses in range(1, 8):
-        for threshold in range(1, witnesses + 1):
-            asked = quorum(threshold, witnesses)
+    for number in range(1, 8):
+        for threshold in range(1, number + 1):
+            asked = quorum(threshold, number)
             assert asked >= threshold
-            assert asked + threshold > witnesses
+            assert asked + threshold > number
 
 
 def quorum(threshold: int, witnesses: int) -> int:
@@ -236,7 +239,50 @@ def test_a_witness_that_does_not_know_the_log_does_not_count(
         assert start_refused(watched(city, 1, endpoint)) is Reason.NOT_WITNESSED
 
 
-@pytest.mark.parametrize("url", ["file:///etc", "ftp://x", "http://", "", "127.0.0.1:80"])
+@pytest.fixture
+def dripping() -> Iterator[int]:
+    """The port of a server that answers without end, a byte at a time."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            while not ended.is_set():
+                with suppress(OSError):
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.sendall(b"HTTP/1.1 200 OK\r\n")
+                        while not ended.wait(0.05):
+                            connection.sendall(b"x")
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        ended.set()
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def test_a_witness_that_drips_its_answer_holds_nobody_up(
+    city: PreparedCity, dripping: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(witnesses, "WHOLE_ANSWER_S", 0.5)
+    endpoint = replace(ENDPOINT, url=f"http://127.0.0.1:{dripping}")
+    assert start_refused(watched(city, 1, endpoint)) is Reason.NOT_WITNESSED
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc",
+        "ftp://x",
+        "http://",
+        "",
+        "127.0.0.1:80",
+        "http://x:99999",
+        "http://[x",
+        "http://u@x",
+    ],
+)
 def test_only_http_addresses_are_taken(url: str) -> None:
     with pytest.raises(MalformedInput):
         replace(ENDPOINT, url=url)

@@ -7,10 +7,12 @@ keys at most one can go on publishing.
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -33,7 +35,9 @@ from gridveil_services.releaselog.framing import rolled_back
 from gridveil_services.releaselog.writer import LogWriter
 
 ANSWER_S = 5.0
-"""Longest wait for a witness."""
+"""Longest wait for a witness to go on."""
+WHOLE_ANSWER_S = 10.0
+"""Longest wait for all of its answer."""
 RETRY_S = 0.5
 """Between two attempts to have a claim confirmed."""
 LOOK_S = 0.1
@@ -53,8 +57,12 @@ class WitnessEndpoint:
     key: NoteKey
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query:
+        try:
+            parts = urlsplit(self.url)
+            usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or parts.query or parts.fragment or parts.username is not None:
             raise MalformedInput(
                 Reason.CONFIG_INVALID, "a witness's url is http or https", field="url"
             )
@@ -132,13 +140,17 @@ class WitnessClient:
         parts = urlsplit(self._endpoint.url)
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = kind(parts.hostname or "", parts.port, timeout=ANSWER_S)
+        guard = threading.Timer(WHOLE_ANSWER_S, _cut, (connection,))
+        guard.daemon = True
+        guard.start()
         try:
             connection.request("POST", parts.path.rstrip("/") + PATH, body)
             answer = connection.getresponse()
             return answer.status, answer.read(NOTE_BYTES)
-        except (OSError, HTTPException):
+        except (OSError, HTTPException, ValueError):
             raise self._silent("does not answer") from None
         finally:
+            guard.cancel()
             connection.close()
 
     def _checked(self, note: Note, body: bytes) -> NoteSignature:
@@ -256,6 +268,13 @@ class Witnesses:
         if len(lines) < wanted:
             raise Unavailable(Reason.NOT_WITNESSED, _too_few(wanted, answers))
         self._log.publish(note.with_signatures(lines))
+
+
+def _cut(connection: HTTPConnection) -> None:
+    """End a call whatever it waits for: a witness that drips its answer holds nobody up."""
+    if connection.sock is not None:
+        with suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _try(client: WitnessClient, log: LogWriter, note: Note) -> NoteSignature | GridveilError:
