@@ -81,7 +81,7 @@ crashes: $(SYNCED) ## Kill the key-holder CRASHES times in the midst of releases
 
 mutations: $(SYNCED) ## Send every service MUTATIONS spoilt calls
 	GRIDVEIL_MUTATIONS=$(MUTATIONS) $(BIN)/python -m pytest -q --timeout 14400 \
-	  tests/integration/test_mutations.py $(PYTEST_ARGS)
+	  tests/integration/test_mutations.py tests/integration/test_mutations_witness.py $(PYTEST_ARGS)
 
 clean: ## Remove the environments and all caches
 	rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
