@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import Counter
+from contextlib import suppress
 
 import numpy as np
 import structlog
@@ -41,6 +42,7 @@ from gridveil_services.keyholder.epoch_life import Life, border, gap, is_spent, 
 from gridveil_services.keyholder.epoch_store import EpochStore, Secrets, SignedParameters
 from gridveil_services.keyholder.key_check import is_sound_key
 from gridveil_services.keyholder.ledger import Ledger, LoggedEpoch
+from gridveil_services.keyholder.membership import Membership
 
 _log = structlog.get_logger()
 
@@ -69,6 +71,8 @@ class EpochKeys:
         self._sealing = keys.sealing
         self._residues = [int(residue) for residue in np.frombuffer(keys.ckks, dtype="<u8")]
         self._shared = _SharedKeys()
+        self._next_place = 0
+        """Of meters before it every shared key was derived, or is not worth it any more."""
 
     def destroy(self) -> None:
         """Forget the secrets: whoever still holds this object opens nothing with it any more."""
@@ -95,6 +99,20 @@ class EpochKeys:
             )
             self._shared.put(place, key)
         return key
+
+    def derive_ahead(self, members: Membership, most: int) -> int:
+        """Derive up to ``most`` shared keys before a release needs them; how many were.
+
+        Raises:
+            OpeningFailed: the epoch was destroyed.
+        """
+        derived = 0
+        while derived < most and self._next_place < len(members):
+            place, self._next_place = self._next_place, self._next_place + 1
+            if not members.is_withdrawn(place):
+                self.shared_key(place, members.at(place))
+                derived += 1
+        return derived
 
     def slot_sums(self, window_start: int, lane: LaneSum) -> list[int]:
         """The sum of every slot over the reports of a lane.
@@ -222,6 +240,18 @@ class EpochRing:
                 if retired and self._is_done(epoch, first_in_force):
                     cause = DestructionCause.DESTRUCTION_CAUSE_SETTLED
                     self._destroy(epoch, cause, epoch.end_window)
+
+    def derive_ahead(self, members: Membership, most: int) -> None:
+        """Derive up to ``most`` keys shared with meters before a release needs them.
+
+        The oldest epoch comes first: it is the one whose windows are released next.
+        """
+        epochs = sorted(self._ledger.epochs().values(), key=lambda epoch: epoch.first_window)
+        for epoch in epochs:
+            keys = self._keys.get(epoch.epoch_id)
+            if keys is not None and most > 0:
+                with suppress(OpeningFailed):  # destroyed meanwhile
+                    most -= keys.derive_ahead(members, most)
 
     def for_window(self, window_start: int) -> SignedParameters | None:
         """The signed parameters of the epoch that serves a window, if its keys exist."""
