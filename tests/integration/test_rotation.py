@@ -100,6 +100,7 @@ def playing(city: LocalCity, folder: Path, keys: list[MeterKeys]) -> Iterator[Pl
 
         turning = threading.Thread(target=loop.run_forever)
         turning.start()
+        opened.callback(loop.close)
         opened.callback(turning.join)
         opened.callback(lambda: loop.call_soon_threadsafe(loop.stop))
         event_loop = asyncio.run_coroutine_threadsafe(open_meter(), loop).result(30)
