@@ -67,8 +67,8 @@ class WindowRules:
         if not 0 < window_start < _WINDOW_LIMIT or window_start % self.length:
             raise MalformedInput(Reason.WINDOW_MISALIGNED, "not the start of a window")
 
-    def check_open(self, window_start: int, now: float) -> None:
-        """WINDOW_TOO_EARLY or WINDOW_CLOSED unless reports are taken at ``now``."""
+    def check_begun(self, window_start: int, now: float) -> None:
+        """WINDOW_TOO_EARLY before reports are taken."""
         if now < self.opens(window_start):
             raise WrongState(
                 Reason.WINDOW_TOO_EARLY,
@@ -76,6 +76,10 @@ class WindowRules:
                 retry_after_s=self.opens(window_start) - now,
                 opens=str(self.opens(window_start)),
             )
+
+    def check_open(self, window_start: int, now: float) -> None:
+        """WINDOW_TOO_EARLY or WINDOW_CLOSED unless reports are taken at ``now``."""
+        self.check_begun(window_start, now)
         if now >= self.closes(window_start):
             raise WrongState(Reason.WINDOW_CLOSED, "the window is closed")
 

@@ -16,6 +16,7 @@ from gridveil.clock import Clock
 from gridveil_services.aggregator.committer import Committer
 from gridveil_services.aggregator.config import AggregatorConfig
 from gridveil_services.aggregator.follower import Follower, load_city
+from gridveil_services.aggregator.forerunner import Forerunner
 from gridveil_services.aggregator.ingest import Ingest
 from gridveil_services.aggregator.memory import collect_less_garbage, keep_freed_memory
 from gridveil_services.aggregator.periodic import Periodic
@@ -103,20 +104,28 @@ class Aggregator:
             retention_s=config.retention_s,
             on_sealed=self._releasing.wake,
         )
+        self.forerunner = Forerunner(store, self._keyholder, clock)
+        self._running_ahead = Periodic("forerunner", self.forerunner.step)
         self._following = Periodic("follower", self.follower.step)
         self._sealing = Periodic("sealer", self.sealer.step)
+        self._background = (
+            self._following,
+            self._running_ahead,
+            self._sealing,
+            self._releasing,
+        )
 
     def start(self) -> str:
         """Serve, and do the background work; the address."""
         address = self.server.start()
-        for work in (self._following, self._sealing, self._releasing):
+        for work in self._background:
             work.start()
         return address
 
     def stop_background(self) -> None:
         """End the background work, calls to the key-holder included."""
         self._keyholder.close()
-        for work in (self._following, self._sealing, self._releasing):
+        for work in self._background:
             work.stop()
 
     def __enter__(self) -> Self:

@@ -1,35 +1,61 @@
 """Who reported: the entries of a release, checked one after another as they arrive.
 
 Distinct, enrolled, in their lane and signed: afterwards the count is proven, whatever the header
-claimed. The signatures dominate (some 60 us each); libsodium releases the interpreter for them.
+claimed. The signatures dominate (some 60 us each; libsodium releases the interpreter for them),
+unless they were checked while the window was open.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 from gridveil.protocol.city import CityParameters
-from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil.protocol.layout import ID_BYTES
 from gridveil.protocol.release import (
     ENTRY_BYTES,
     EntriesDigest,
-    Entry,
     LaneSum,
     ReleaseHeader,
     split_entries,
 )
-from gridveil.protocol.signing import verify
-from gridveil.protocol.windows import lane_of
+from gridveil_services.keyholder.entries import EntryCheck, EntryScope, cut, invalid
 from gridveil_services.keyholder.membership import Membership
+from gridveil_services.keyholder.precheck import Precheck
+from gridveil_services.keyholder.seals import NOT_OPENED
 
 THREADS = 2
 """Threads for signatures, seals and point additions."""
 
 Place = tuple[int, bytes]
 """Where an entry stands: its lane, then its meter."""
+
+
+class Examined(NamedTuple):
+    """What was found out about the entries of a chunk, in their order."""
+
+    places: list[Place]
+    commitments: list[bytes]
+    """Those that were opened before, and NOT_OPENED."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a release's commitments before it is opened."""
+
+    commitments: bytes = b""
+    """32 bytes an entry, in order, NOT_OPENED among them; or none at all."""
+    sums: Mapping[int, bytes] = field(default_factory=dict)
+    """By lane, of lanes of which every commitment is known."""
+    precheck: Precheck | None = None
+    """Where more is known of the entries."""
+
+
+NOTHING_KNOWN = Known()
 
 
 class Cohort:
@@ -41,19 +67,24 @@ class Cohort:
         parameters: CityParameters,
         members: Membership,
         pool: Executor,
+        precheck: Precheck | None = None,
     ) -> None:
+        """``precheck``: of this very window, parameters and roster."""
         self.digest = EntriesDigest()
         self.count = 0
         self.lanes: Counter[int] = Counter()
         """Entries by lane."""
         self._header = header
-        self._epoch_id = parameters.epoch.epoch_id
-        self._members = members
+        self._check = EntryCheck(EntryScope.of(header), parameters.epoch.epoch_id, members)
         self._pool = pool
+        self._precheck = precheck
+        self._commitments = bytearray()
+        self._opened: Counter[int] = Counter()
+        """Entries by lane whose commitments are known."""
         self._last: Place = (-1, b"")
 
-    def examine(self, chunk: bytes) -> list[Place]:
-        """The places of the entries in a chunk; changes nothing.
+    def examine(self, chunk: bytes) -> Examined:
+        """What the entries in a chunk are; changes nothing.
 
         Raises:
             MalformedInput: COHORT_INVALID, FIELD_RANGE for flags, MALFORMED_MESSAGE.
@@ -61,17 +92,27 @@ class Cohort:
         """
         if self.count + len(chunk) // ENTRY_BYTES > self._header.count:
             raise invalid("there are more entries than the header counts")
-        slices = cut(chunk, THREADS)
-        places = [place for found in self._pool.map(self._examine, slices) for place in found]
-        if not all(before < after for before, after in pairwise([self._last, *places])):
+        parts = list(self._pool.map(self._examine, cut(chunk, THREADS)))
+        examined = Examined(
+            [place for part in parts for place in part.places],
+            [commitment for part in parts for commitment in part.commitments],
+        )
+        if not all(before < after for before, after in pairwise([self._last, *examined.places])):
             raise invalid("the entries do not ascend by lane and meter")
-        return places
+        return examined
 
-    def accept(self, chunk: bytes, places: list[Place]) -> None:
+    def accept(self, chunk: bytes, examined: Examined) -> None:
         """Count a chunk that was examined and is kept."""
+        places, commitments = examined
         self.digest.update(chunk)
         self.count += len(places)
         self.lanes.update(lane for lane, _ in places)
+        self._opened.update(
+            lane
+            for (lane, _), commitment in zip(places, commitments, strict=True)
+            if commitment != NOT_OPENED
+        )
+        self._commitments += b"".join(commitments)
         self._last = places[-1]
 
     def check_complete(self, lanes: list[LaneSum]) -> None:
@@ -80,28 +121,32 @@ class Cohort:
         if self.count != self._header.count or stated != dict(self.lanes):
             raise invalid("the lanes do not hold the entries")
 
-    def _examine(self, entries: bytes) -> list[Place]:
-        return [self._place(data) for data in split_entries(entries)]
+    def known(self) -> Known:
+        """What is known of the commitments of all entries so far."""
+        if self._precheck is None:
+            return NOTHING_KNOWN
+        # As many meters as were prechecked, all of them prechecked: the same ones.
+        whole = {
+            lane: self._precheck.sum_of(lane, count)
+            for lane, count in self.lanes.items()
+            if count == self._opened[lane]
+        }
+        sums = {lane: point for lane, point in whole.items() if point is not None}
+        return Known(bytes(self._commitments), sums, self._precheck)
 
-    def _place(self, data: bytes) -> Place:
-        header = self._header
-        entry = Entry.decode(data, header.parameters_digest, header.window_start)
-        meter_id = entry.claim.meter_id
-        found = self._members.place_in(header.roster_version, meter_id)
-        if found is None:
-            raise invalid("an entry is of a meter that was not enrolled")
-        signing_key = self._members.at(found).signing_key
-        verify(signing_key, entry.claim.transcript(), entry.signature)
-        return lane_of(self._epoch_id, header.window_start, meter_id, header.lanes), meter_id
+    def _examine(self, entries: bytes) -> Examined:
+        examined = Examined([], [])
+        for data in split_entries(entries):
+            place, commitment = self._judge(data)
+            examined.places.append(place)
+            examined.commitments.append(commitment)
+        return examined
 
-
-def cut(entries: bytes, parts: int) -> Iterator[bytes]:
-    """Whole entries in at most ``parts`` pieces of about the same size."""
-    size = -(-(len(entries) // ENTRY_BYTES) // parts) * ENTRY_BYTES
-    for at in range(0, len(entries), size):
-        yield entries[at : at + size]
-
-
-def invalid(how: str) -> MalformedInput:
-    """COHORT_INVALID."""
-    return MalformedInput(Reason.COHORT_INVALID, how)
+    def _judge(self, data: bytes) -> tuple[Place, bytes]:
+        check, meter_id = self._check, data[:ID_BYTES]
+        at = check.enrolled(data)
+        found = self._precheck.find(at, data) if self._precheck is not None else None
+        if found is not None:
+            return (found.lane, meter_id), found.commitment
+        check.signed(data, at)
+        return (check.lane(meter_id), meter_id), NOT_OPENED

@@ -24,7 +24,8 @@ from gridveil.protocol.v1.keyholder_pb2 import (
     ReleaseLane,
     ReleaseMessage,
 )
-from gridveil_services.keyholder.cohort import Cohort, invalid
+from gridveil_services.keyholder.cohort import Cohort, Known
+from gridveil_services.keyholder.entries import invalid
 from gridveil_services.keyholder.policy import RETRY_S
 from gridveil_services.keyholder.spool import Spool, SpooledRelease, read_chunks
 
@@ -77,11 +78,15 @@ class Intake:
             if not whole:
                 return
             try:
-                places = self._cohort.examine(whole)
+                examined = self._cohort.examine(whole)
             except GridveilError:
                 return
-            self._cohort.accept(whole, places)
+            self._cohort.accept(whole, examined)
             self.spool.size += len(whole)
+
+    def known(self) -> Known:
+        """What is known of the commitments of a release that is whole."""
+        return self._cohort.known()
 
     def take(self, messages: Iterator[ReleaseMessage]) -> SpooledRelease:
         """All that follows the header, to the close; durable and proven when this returns.
@@ -127,12 +132,12 @@ class Intake:
                 "the chunk does not start where the last one ended",
                 entry_bytes=str(self.spool.size),
             )
-        places = self._cohort.examine(chunk)
+        examined = self._cohort.examine(chunk)
         try:
             self.spool.append(chunk)
         except OSError:
             raise _cannot_write() from None
-        self._cohort.accept(chunk, places)
+        self._cohort.accept(chunk, examined)
 
     def _close(self, message: ReleaseClose, lanes: list[LaneSum]) -> None:
         self._cohort.check_complete(lanes)

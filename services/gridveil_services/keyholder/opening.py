@@ -17,25 +17,21 @@ from itertools import chain
 
 import structlog
 
-from gridveil.protocol.commitment import (
-    POINT_BYTES,
-    Generators,
-    add_points,
-    commitment_hash,
-    parse_commitment,
-)
-from gridveil.protocol.errors import GridveilError
+from gridveil.protocol.commitment import POINT_BYTES, Generators, add_points
 from gridveil.protocol.layout import ID_BYTES
-from gridveil.protocol.release import Entry, LaneSum, split_entries
-from gridveil.protocol.sealing import open_sealed
+from gridveil.protocol.release import ENTRY_BYTES, Entry, LaneSum, split_entries
 from gridveil.protocol.slots import GROUP_ORDER
-from gridveil_services.keyholder.cohort import THREADS, cut
+from gridveil_services.keyholder.cohort import NOTHING_KNOWN, THREADS, Known
+from gridveil_services.keyholder.entries import cut
 from gridveil_services.keyholder.epoch_keys import EpochKeys, OpeningFailed
 from gridveil_services.keyholder.membership import Membership
+from gridveil_services.keyholder.seals import NOT_OPENED, open_seal
 from gridveil_services.keyholder.spool import SpooledRelease
 
 MACHINE_FAILURES = (OSError, MemoryError, RuntimeError)
 """Not the release's fault: RuntimeError as of a thread that cannot be started."""
+
+_UNKNOWN = (b"", NOT_OPENED)
 
 _log = structlog.get_logger()
 
@@ -99,8 +95,10 @@ class _SealedLane:
     lane: LaneSum
     commitments: bytes
     """Of its entries; void if one could not be had."""
-    proven: tuple[bytes, ...]
+    proven: tuple[bytes, ...] = ()
     """Meters whose seal does not open."""
+    point: bytes | None = None
+    """The sum of the commitments, if it is known already."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +116,7 @@ def open_release(
     members: Membership,
     allowance: Allowance,
     pool: Executor,
+    known: Known = NOTHING_KNOWN,
 ) -> Outcome:
     """Open what may be opened of a release that its window was claimed for.
 
@@ -131,7 +130,8 @@ def open_release(
     """
     if allowance.failures <= 0:
         return Outcome(None)
-    sealed = [_open_seals(release, lane, keys, members, pool) for lane in release.lanes]
+    seals = _Seals(release, keys, members, known)
+    sealed = [seals.open(lane, pool) for lane in release.lanes]
     proven = tuple(chain.from_iterable(lane.proven for lane in sealed))
     sound = [lane for lane in sealed if not lane.proven]
     if not allowance.permits([lane.lane for lane in sound], release.lanes):
@@ -146,50 +146,52 @@ def open_release(
     )
 
 
-def _open_seals(
-    release: SpooledRelease, lane: LaneSum, keys: EpochKeys, members: Membership, pool: Executor
-) -> _SealedLane:
-    def open_entries(entries: bytes) -> tuple[bytes, list[bytes]]:
+class _Seals:
+    """The seals of one release; those that were opened before are not opened again."""
+
+    def __init__(
+        self, release: SpooledRelease, keys: EpochKeys, members: Membership, known: Known
+    ) -> None:
+        self._release = release
+        self._keys = keys
+        self._members = members
+        self._known = known
+
+    def open(self, lane: LaneSum, pool: Executor) -> _SealedLane:
+        """Every seal of a lane."""
+        before = sum(other.count for other in self._release.lanes if other.lane < lane.lane)
+        first, last = (POINT_BYTES * at for at in (before, before + lane.count))
+        known = self._known.commitments[first:last]
+        if lane.lane in self._known.sums:
+            return _SealedLane(lane, known, point=self._known.sums[lane.lane])
+        pieces: list[tuple[bytes, bytes]] = []
+        for chunk in self._release.chunks_of(lane.lane):
+            for entries in cut(chunk, THREADS):
+                size = len(entries) // ENTRY_BYTES * POINT_BYTES
+                pieces.append((entries, known[:size]))
+                known = known[size:]
+        parts = list(pool.map(lambda piece: self._open_entries(*piece), pieces))
+        commitments = b"".join(found for found, _ in parts)
+        return _SealedLane(lane, commitments, tuple(chain.from_iterable(p for _, p in parts)))
+
+    def _open_entries(self, entries: bytes, known: bytes) -> tuple[bytes, list[bytes]]:
         commitments, proven = bytearray(), []
-        for data in split_entries(entries):
-            commitment = _open_seal(Entry.decode(data, *named), keys, members)
-            if commitment is None:
+        for at, data in enumerate(split_entries(entries)):
+            commitment = known[POINT_BYTES * at : POINT_BYTES * (at + 1)]
+            found = self._open(data) if commitment in _UNKNOWN else commitment
+            if found is None:
                 proven.append(data[:ID_BYTES])
             else:
-                commitments += commitment
+                commitments += found
         return bytes(commitments), proven
 
-    named = release.header.parameters_digest, release.header.window_start
-    parts = [
-        part
-        for chunk in release.chunks_of(lane.lane)
-        for part in pool.map(open_entries, cut(chunk, THREADS))
-    ]
-    commitments = b"".join(found for found, _ in parts)
-    return _SealedLane(lane, commitments, tuple(chain.from_iterable(p for _, p in parts)))
-
-
-def _open_seal(entry: Entry, keys: EpochKeys, members: Membership) -> bytes | None:
-    """The commitment that a meter sealed, or None if it sealed none that its h names."""
-    claim, parameters = entry.claim, keys.parameters
-    place = members.place(claim.meter_id)
-    if place is None:
-        raise OpeningFailed
-    key = keys.shared_key(place, members.at(place))
-    try:
-        commitment = parse_commitment(
-            open_sealed(key, claim.sealed_commitment, claim.commitment_hash, claim.seal_data())
-        )
-    except GridveilError:
-        return None
-    shown = commitment_hash(
-        parameters.policy.city_id,
-        parameters.epoch.epoch_id,
-        claim.window_start,
-        claim.meter_id,
-        commitment,
-    )
-    return commitment if shown == claim.commitment_hash else None
+    def _open(self, data: bytes) -> bytes | None:
+        header = self._release.header
+        place = self._members.place(data[:ID_BYTES])
+        if place is None:
+            raise OpeningFailed
+        entry = Entry.decode(data, header.parameters_digest, header.window_start)
+        return open_seal(entry, place, self._keys, self._members)
 
 
 def _open_lanes(
@@ -205,7 +207,7 @@ def _open_lanes(
     generators = Generators.derive(
         policy.city_id, epoch.epoch_id, window_start, policy.register_names
     )
-    points = list(pool.map(_add_all, (lane.commitments for lane in sealed)))
+    points = list(pool.map(_point, sealed))
     opened: list[_OpenedLane] = []
     failed: list[int] = []
     for lane, point in zip(sealed, points, strict=True):
@@ -262,5 +264,8 @@ def meters_of(release: SpooledRelease, lanes: Iterable[int]) -> list[list[bytes]
     ]
 
 
-def _add_all(points: bytes) -> bytes:
+def _point(lane: _SealedLane) -> bytes:
+    if lane.point is not None:
+        return lane.point
+    points = lane.commitments
     return add_points(points[at : at + POINT_BYTES] for at in range(0, len(points), POINT_BYTES))

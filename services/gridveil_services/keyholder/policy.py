@@ -103,15 +103,37 @@ def check_release(header: ReleaseHeader, facts: Facts) -> None:
     rules = facts.policy.rules
     rules.check_aligned(header.window_start)
     if facts.state != UNCLAIMED:
-        raise Conflict(Reason.WINDOW_PINNED, "the window is settled")
+        raise _settled()
     if facts.now >= rules.expires(header.window_start):
         raise _expired()
     # The signed policy of a spent epoch may be gone with its keys.
-    signed = facts.policy if facts.spent else _check_epoch(header, facts.parameters).policy
-    roster = _check_roster(header, facts.roster)
+    signed = facts.policy
+    if not facts.spent:
+        signed = _check_epoch(header.window_start, facts.parameters).policy
+    roster = _check_roster(header.roster_version, facts.roster)
     _check_sealed(header, roster, signed.rules, facts.now)
     if not facts.spent:
         _check_cohort(header, roster, signed, facts.policy)
+
+
+def check_precheck(window_start: int, roster_version: int, facts: Facts) -> None:
+    """Raise unless entries of a window may be checked ahead of its release.
+
+    Raises:
+        MalformedInput: WINDOW_MISALIGNED.
+        WrongState: WINDOW_TOO_EARLY while no reports are taken, WINDOW_EXPIRED, KEY_EPOCH or
+            ROSTER_VERSION.
+        Conflict: WINDOW_PINNED if anything has claimed the window.
+    """
+    rules = facts.policy.rules
+    rules.check_aligned(window_start)
+    if facts.state != UNCLAIMED:
+        raise _settled()
+    if facts.now >= rules.expires(window_start):
+        raise _expired()
+    signed = _check_epoch(window_start, facts.parameters).policy
+    _check_roster(roster_version, facts.roster)
+    signed.rules.check_begun(window_start, facts.now)
 
 
 # Of the policy that meters were shown and today's the stricter one holds, clause by clause.
@@ -146,14 +168,19 @@ def busy() -> Unavailable:
     )
 
 
-def _check_epoch(header: ReleaseHeader, parameters: CityParameters | None) -> CityParameters:
-    if parameters is None or not parameters.epoch.serves(header.window_start):
-        raise WrongState(Reason.KEY_EPOCH, "the parameters are not those of the window's epoch")
+def wrong_epoch() -> WrongState:
+    """KEY_EPOCH."""
+    return WrongState(Reason.KEY_EPOCH, "the parameters are not those of the window's epoch")
+
+
+def _check_epoch(window_start: int, parameters: CityParameters | None) -> CityParameters:
+    if parameters is None or not parameters.epoch.serves(window_start):
+        raise wrong_epoch()
     return parameters
 
 
-def _check_roster(header: ReleaseHeader, roster: RosterVersion | None) -> RosterVersion:
-    if roster is None or roster.version != header.roster_version:
+def _check_roster(roster_version: int, roster: RosterVersion | None) -> RosterVersion:
+    if roster is None or roster.version != roster_version:
         raise WrongState(Reason.ROSTER_VERSION, "the window has another roster version")
     return roster
 
@@ -180,6 +207,10 @@ def _check_cohort(
         raise MalformedInput(Reason.COHORT_INVALID, "the cohort does not fit the roster")
     if not is_cohort(header.count, roster.count, signed, own):
         raise WrongState(Reason.COHORT_TOO_SMALL, "too few meters reported for a release")
+
+
+def _settled() -> Conflict:
+    return Conflict(Reason.WINDOW_PINNED, "the window is settled")
 
 
 def _expired() -> WrongState:

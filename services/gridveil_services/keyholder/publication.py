@@ -16,13 +16,11 @@ from pathlib import Path
 from gridveil.files import make_folder, sync_folder, write_durably
 from gridveil.protocol.city import EntryAudience
 from gridveil.protocol.commitment import POINT_BYTES
-from gridveil.protocol.layout import ID_BYTES, u32
-from gridveil.protocol.merkle import leaf_hash
-from gridveil.protocol.own_entry import OwnEntryKey
+from gridveil.protocol.layout import u32
+from gridveil.protocol.merkle import TreeHasher, leaf_hash
+from gridveil.protocol.own_entry import TAG_BYTES
 from gridveil.protocol.release import split_entries, split_opened
-from gridveil_services.keyholder.epoch_keys import EpochKeys
 from gridveil_services.keyholder.epoch_store import SignedParameters
-from gridveil_services.keyholder.membership import Membership
 from gridveil_services.keyholder.spool import SpooledRelease
 
 LOG = "log"
@@ -32,6 +30,9 @@ PARAMETERS = "parameters"
 
 OWN_ENTRIES_KEPT_S = 7 * 86_400
 """After a window's start, how long its meters can fetch their own entries."""
+
+OwnRow = Callable[[bytes, bytes], bytes]
+"""From an opened entry and its leaf hash, the tag and the sealed entry, 260 bytes."""
 
 _FOLDER_MODE = 0o750
 _FILE_MODE = 0o640
@@ -50,34 +51,30 @@ class Publication:
         release: SpooledRelease,
         commitments: bytes,
         left_out: Container[int],
-        keys: EpochKeys,
-        members: Membership,
+        signed: SignedParameters,
         audience: EntryAudience,
-    ) -> None:
-        """Publish what opened; durable when this returns.
+        own_row: OwnRow,
+    ) -> bytes:
+        """Publish what opened; durable when this returns. The root of the entries' tree.
 
         Args:
             release: claimed and opened.
             commitments: 32 bytes an entry of the lanes that opened, in order.
             left_out: lanes that did not.
-            keys: of the release's epoch.
-            members: everybody who was ever enrolled.
+            signed: the parameters of the release's epoch.
             audience: who may fetch the entries.
+            own_row: seals a meter's own entry.
         """
-        self._write_parameters(keys.signed)
+        self._write_parameters(signed)
         name = str(release.header.window_start)
         if audience in ENTRIES:
             entries = opened_entries(release, commitments, left_out)
             _write_parts(self._folders[ENTRIES[audience]] / name, entries)
 
-        def sealing_key(meter_id: bytes) -> bytes:
-            place = members.place(meter_id)
-            assert place is not None
-            return keys.shared_key(place, members.at(place))
-
         entries = opened_entries(release, commitments, left_out)
-        own = own_entries(entries, sealing_key, release.header.window_start)
-        _write_parts(self._folders[OWN] / name, own)
+        tree = TreeHasher()
+        _write_parts(self._folders[OWN] / name, own_entries(entries, own_row, tree))
+        return tree.root()
 
     def discard(self, window_start: int) -> None:
         """Take back what a crash left of a window that stays without a total."""
@@ -123,18 +120,18 @@ def opened_entries(
         yield b"".join(parts)
 
 
-def own_entries(
-    chunks: Iterable[bytes], sealing_key: Callable[[bytes], bytes], window_start: int
-) -> Iterator[bytes]:
+def own_entries(chunks: Iterable[bytes], own_row: OwnRow, tree: TreeHasher) -> Iterator[bytes]:
     """The file of own entries: all leaf hashes in order, then rows ascending by tag.
 
-    A row is the tag, the entry's index (u32), and the sealed entry: 264 bytes.
+    Each leaf is appended to ``tree``. A row is the tag, the entry's index (u32), and the sealed
+    entry: 264 bytes.
     """
     rows = []
     for index, entry in enumerate(chain.from_iterable(map(split_opened, chunks))):
         leaf = leaf_hash(entry)
-        own = OwnEntryKey.derive(sealing_key(entry[:ID_BYTES]), window_start)
-        rows.append(own.tag + u32(index) + own.seal(entry, leaf))
+        tree.append(leaf)
+        row = own_row(entry, leaf)
+        rows.append(row[:TAG_BYTES] + u32(index) + row[TAG_BYTES:])
         yield leaf
     rows.sort()
     yield from rows

@@ -30,7 +30,7 @@ from gridveil.protocol.release import ReleaseHeader
 from gridveil.protocol.roster import RosterVersion
 from gridveil.protocol.signing import SigningKey
 from gridveil.protocol.v1.keyholder_pb2 import ReleaseMessage
-from gridveil_services.keyholder.cohort import THREADS, Cohort
+from gridveil_services.keyholder.cohort import THREADS, Cohort, Known
 from gridveil_services.keyholder.epoch_keys import EpochKeys, EpochRing
 from gridveil_services.keyholder.intake import Intake, read_header
 from gridveil_services.keyholder.ledger import Ledger
@@ -43,6 +43,7 @@ from gridveil_services.keyholder.policy import (
     is_settled_by,
     refused,
 )
+from gridveil_services.keyholder.precheck import Prechecks
 from gridveil_services.keyholder.publication import Publication
 from gridveil_services.keyholder.roster_store import RosterStore
 from gridveil_services.keyholder.settlement import Settlement, SuspicionLog
@@ -88,6 +89,9 @@ class Releases:
         self._opening = threading.Lock()
         self._closed = False
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="release")
+        self.prechecks = Prechecks(
+            policy=policy, ledger=ledger, ring=ring, roster=roster, clock=clock, pool=self._pool
+        )
         self._settlement = Settlement(
             policy=policy,
             identity=identity,
@@ -130,7 +134,7 @@ class Releases:
                 return Settled(digest, replayed=True)
             intake, keys, version = self._begin(header, digest)
             release = self._take(intake, messages)
-            self._settle(release, keys, version)
+            self._settle(release, keys, version, intake.known())
             return Settled(digest, replayed=False)
 
     def settle_pending(self) -> None:
@@ -152,7 +156,7 @@ class Releases:
         """Forget what came in for windows that are settled, or can never be."""
         now = self._clock.now()
         self._publication.prune(now)
-        for window_start in self._spools.windows():
+        for window_start in {*self._spools.windows(), *self.prechecks.windows()}:
             try:
                 with self._work_on(window_start):
                     status = self._ledger.state(window_start).status
@@ -228,10 +232,13 @@ class Releases:
             spool = self._spools.create(header, digest)
         except OSError:
             raise busy() from None
-        cohort = Cohort(header, keys.parameters, self._roster.members, self._pool)
-        intake = Intake(spool, cohort, keys.parameters.policy)
+        intake = Intake(spool, self._cohort(header, keys), keys.parameters.policy)
         self._intakes[header.window_start] = intake
         return intake
+
+    def _cohort(self, header: ReleaseHeader, keys: EpochKeys) -> Cohort:
+        precheck = self.prechecks.of(header)
+        return Cohort(header, keys.parameters, self._roster.members, self._pool, precheck)
 
     def _resume(self, window_start: int, digest: bytes) -> Intake | None:
         """What is held of this very release; after a restart, what of it is still right."""
@@ -242,8 +249,7 @@ class Releases:
         keys = self._ring.by_digest(spool.header.parameters_digest) if spool else None
         if spool is None or keys is None:
             return None
-        cohort = Cohort(spool.header, keys.parameters, self._roster.members, self._pool)
-        intake = Intake(spool, cohort, keys.parameters.policy)
+        intake = Intake(spool, self._cohort(spool.header, keys), keys.parameters.policy)
         intake.recheck()
         self._intakes[window_start] = intake
         return intake
@@ -261,7 +267,9 @@ class Releases:
                 self._forget(intake.spool.header.window_start)
             raise
 
-    def _settle(self, release: SpooledRelease, keys: EpochKeys, version: RosterVersion) -> None:
+    def _settle(
+        self, release: SpooledRelease, keys: EpochKeys, version: RosterVersion, known: Known
+    ) -> None:
         """Claim a window and settle it, or raise REFUSED.
 
         One window at a time is claimed and not settled: the failures of each limit the next, in
@@ -269,7 +277,7 @@ class Releases:
         """
         with self._opening:
             self._claim(release.header, release.digest)
-            released = self._settlement.settle(release, keys, version)
+            released = self._settlement.settle(release, keys, version, known)
         self._forget(release.header.window_start)
         if not released:
             raise refused()
@@ -290,7 +298,10 @@ class Releases:
         )
 
     def _forget(self, window_start: int) -> None:
+        """What came in for a window; what was prechecked stays good until it is settled."""
         self._intakes.pop(window_start, None)
+        if self._ledger.is_final(window_start):
+            self.prechecks.forget(window_start)
         try:
             self._spools.delete(window_start)
         except OSError:

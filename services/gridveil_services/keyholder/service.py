@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from gridveil.protocol.errors import MalformedInput, NotFound, Reason, WrongState
 from gridveil.protocol.layout import ID_BYTES, fixed
+from gridveil.protocol.release import CHUNK_BYTES, ENTRY_BYTES
 from gridveil.protocol.roster import RosterVersion, open_enrolment
 from gridveil.protocol.v1 import keyholder_pb2
 from gridveil.protocol.v1.aggregator_pb2 import GetCityParametersRequest, SignedCityParameters
@@ -16,6 +17,8 @@ from gridveil.protocol.v1.keyholder_pb2 import (
     GetRosterRequest,
     ListSuspectsRequest,
     ListSuspectsResponse,
+    PrecheckEntriesRequest,
+    PrecheckEntriesResponse,
     ReleaseMessage,
     ReleaseProgress,
     ReleaseReceipt,
@@ -65,6 +68,23 @@ class KeyHolderService:
         if signed is None:
             raise WrongState(Reason.KEY_EPOCH, "no epoch serves this window")
         return signed.to_message()
+
+    def precheck_entries(
+        self, request: PrecheckEntriesRequest, call: Call
+    ) -> PrecheckEntriesResponse:
+        """Checks entries before their window's release; settles nothing."""
+        digest = required_digest(request.parameters_digest, "parameters_digest")
+        entries = request.entries
+        if not entries:
+            raise MalformedInput(Reason.FIELD_REQUIRED, "entries is required", field="entries")
+        if len(entries) > CHUNK_BYTES or len(entries) % ENTRY_BYTES:
+            raise MalformedInput(
+                Reason.FIELD_FORMAT, "entries are whole ones, at most 1 MiB", field="entries"
+            )
+        held = self._keyholder.releases.prechecks.add(
+            request.window_start, digest, request.roster_version, entries
+        )
+        return PrecheckEntriesResponse(held=held)
 
     def get_release_progress(
         self, request: GetReleaseProgressRequest, call: Call
@@ -150,6 +170,7 @@ def bindings(keyholder: KeyHolder) -> list[Binding]:
             service=KeyHolderService(keyholder),
             roles={
                 "GetCityParameters": {Role.AGGREGATOR, Role.REGISTRAR},
+                "PrecheckEntries": {Role.AGGREGATOR},
                 "GetReleaseProgress": {Role.AGGREGATOR},
                 "Release": {Role.AGGREGATOR},
             },

@@ -17,10 +17,11 @@ import structlog
 from gridveil.clock import Clock
 from gridveil.protocol.city import CityPolicy
 from gridveil.protocol.errors import GridveilError, Reason, Unavailable
-from gridveil.protocol.release import RegisterTotal, Total, entries_root
+from gridveil.protocol.release import RegisterTotal, Total
 from gridveil.protocol.roster import RosterVersion
 from gridveil.protocol.signing import SigningKey
 from gridveil.protocol.v1.log_pb2 import DestructionCause
+from gridveil_services.keyholder.cohort import NOTHING_KNOWN, Known
 from gridveil_services.keyholder.epoch_keys import EpochKeys, EpochRing, OpeningFailed
 from gridveil_services.keyholder.ledger import Ledger, LoggedEpoch
 from gridveil_services.keyholder.membership import Membership
@@ -32,8 +33,9 @@ from gridveil_services.keyholder.opening import (
     meters_of,
     open_release,
 )
+from gridveil_services.keyholder.own_rows import OwnRows
 from gridveil_services.keyholder.policy import failure_budget, is_all_or_nothing, is_cohort
-from gridveil_services.keyholder.publication import Publication, opened_entries
+from gridveil_services.keyholder.publication import Publication
 from gridveil_services.keyholder.spool import SpooledRelease
 
 _log = structlog.get_logger()
@@ -85,19 +87,26 @@ class Settlement:
         self._clock = clock
         self._pool = pool
 
-    def settle(self, release: SpooledRelease, keys: EpochKeys, version: RosterVersion) -> bool:
+    def settle(
+        self,
+        release: SpooledRelease,
+        keys: EpochKeys,
+        version: RosterVersion,
+        known: Known = NOTHING_KNOWN,
+    ) -> bool:
         """Open a claimed release and make its outcome durable; whether a total was released.
 
         Raises:
             Unavailable: KEYHOLDER_UNAVAILABLE if the machine failed: a restart makes it good.
         """
         window_start = release.header.window_start
-        outcome = self._open(release, keys, version)
+        outcome = self._open(release, keys, version, known)
         failures = len(outcome.failed)
         if outcome.opening is None:
             self.refuse(window_start, release.digest, failures)
         else:
-            self._publish(release, keys, version, outcome.opening, failures)
+            own = OwnRows(keys, self._members, window_start, known.precheck)
+            self._publish(release, keys, version, outcome.opening, failures, own)
         epoch = self._ledger.epoch_of(keys.parameters.digest)
         if epoch is not None:
             self._retire_if_spent(epoch)
@@ -118,10 +127,12 @@ class Settlement:
         signed = keys.parameters.policy if keys else self._policy
         return epoch.failures_left(failure_budget(signed, self._policy))
 
-    def _open(self, release: SpooledRelease, keys: EpochKeys, version: RosterVersion) -> Outcome:
+    def _open(
+        self, release: SpooledRelease, keys: EpochKeys, version: RosterVersion, known: Known
+    ) -> Outcome:
         allowance = self._allowance(keys, version)
         try:
-            return open_release(release, keys, self._members, allowance, self._pool)
+            return open_release(release, keys, self._members, allowance, self._pool, known)
         except MACHINE_FAILURES:
             self._stop()
         except Exception as error:  # before anything was decrypted
@@ -145,16 +156,22 @@ class Settlement:
         version: RosterVersion,
         opening: Opening,
         failures: int,
+        own: OwnRows,
     ) -> None:
         window_start = release.header.window_start
         audience = min(keys.parameters.policy.entry_audience, self._policy.entry_audience)
         try:
-            total = _total(release, keys, version, opening)
-            self._publication.write(
-                release, opening.commitments, opening.left_out, keys, self._members, audience
+            entries_root = self._publication.write(
+                release,
+                opening.commitments,
+                opening.left_out,
+                keys.signed,
+                audience,
+                own.row,
             )
         except OSError:
             self._stop()
+        total = _total(release, keys, version, opening, entries_root)
         signature = total.sign(self._identity)
         self._ledger.released(window_start, total.encode(), signature, failures)
         log = _log.warning if opening.left_out else _log.info
@@ -200,11 +217,14 @@ class Settlement:
 
 
 def _total(
-    release: SpooledRelease, keys: EpochKeys, version: RosterVersion, opening: Opening
+    release: SpooledRelease,
+    keys: EpochKeys,
+    version: RosterVersion,
+    opening: Opening,
+    entries_root: bytes,
 ) -> Total:
     parameters, header = keys.parameters, release.header
     policy = parameters.policy
-    counted = opened_entries(release, opening.commitments, opening.left_out)
     return Total(
         city_id=policy.city_id,
         epoch_id=parameters.epoch.epoch_id,
@@ -217,7 +237,7 @@ def _total(
         lanes=header.lanes,
         left_out=opening.left_out,
         release_digest=release.digest,
-        entries_root=entries_root(counted),
+        entries_root=entries_root,
         registers=tuple(
             RegisterTotal(register.name, register.unit, total)
             for register, total in zip(policy.registers, opening.totals, strict=True)

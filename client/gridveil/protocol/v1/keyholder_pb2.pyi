@@ -7,6 +7,24 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class PrecheckEntriesRequest(_message.Message):
+    __slots__ = ("window_start", "parameters_digest", "roster_version", "entries")
+    WINDOW_START_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    window_start: int
+    parameters_digest: bytes
+    roster_version: int
+    entries: bytes
+    def __init__(self, window_start: _Optional[int] = ..., parameters_digest: _Optional[bytes] = ..., roster_version: _Optional[int] = ..., entries: _Optional[bytes] = ...) -> None: ...
+
+class PrecheckEntriesResponse(_message.Message):
+    __slots__ = ("held",)
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    held: int
+    def __init__(self, held: _Optional[int] = ...) -> None: ...
+
 class GetReleaseProgressRequest(_message.Message):
     __slots__ = ("window_start", "release_digest")
     WINDOW_START_FIELD_NUMBER: _ClassVar[int]

@@ -40,6 +40,11 @@ class KeyHolderStub:
                 request_serializer=gridveil_dot_v1_dot_aggregator__pb2.GetCityParametersRequest.SerializeToString,
                 response_deserializer=gridveil_dot_v1_dot_aggregator__pb2.SignedCityParameters.FromString,
                 _registered_method=True)
+        self.PrecheckEntries = channel.unary_unary(
+                '/gridveil.v1.KeyHolder/PrecheckEntries',
+                request_serializer=gridveil_dot_v1_dot_keyholder__pb2.PrecheckEntriesRequest.SerializeToString,
+                response_deserializer=gridveil_dot_v1_dot_keyholder__pb2.PrecheckEntriesResponse.FromString,
+                _registered_method=True)
         self.GetReleaseProgress = channel.unary_unary(
                 '/gridveil.v1.KeyHolder/GetReleaseProgress',
                 request_serializer=gridveil_dot_v1_dot_keyholder__pb2.GetReleaseProgressRequest.SerializeToString,
@@ -57,6 +62,15 @@ class KeyHolderServicer:
 
     def GetCityParameters(self, request, context):
         """The signed parameters of a window's epoch. Roles: aggregator, registrar.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrecheckEntries(self, request, context):
+        """Entries of a window that takes reports, ahead of its release and in any order: what is checked
+        now need not be when the release comes. Settles nothing, says nothing of what is sealed, and may
+        be forgotten at any time. Roles: aggregator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +98,11 @@ def add_KeyHolderServicer_to_server(servicer, server):
                     servicer.GetCityParameters,
                     request_deserializer=gridveil_dot_v1_dot_aggregator__pb2.GetCityParametersRequest.FromString,
                     response_serializer=gridveil_dot_v1_dot_aggregator__pb2.SignedCityParameters.SerializeToString,
+            ),
+            'PrecheckEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrecheckEntries,
+                    request_deserializer=gridveil_dot_v1_dot_keyholder__pb2.PrecheckEntriesRequest.FromString,
+                    response_serializer=gridveil_dot_v1_dot_keyholder__pb2.PrecheckEntriesResponse.SerializeToString,
             ),
             'GetReleaseProgress': grpc.unary_unary_rpc_method_handler(
                     servicer.GetReleaseProgress,
@@ -123,6 +142,33 @@ class KeyHolder:
             '/gridveil.v1.KeyHolder/GetCityParameters',
             gridveil_dot_v1_dot_aggregator__pb2.GetCityParametersRequest.SerializeToString,
             gridveil_dot_v1_dot_aggregator__pb2.SignedCityParameters.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrecheckEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gridveil.v1.KeyHolder/PrecheckEntries',
+            gridveil_dot_v1_dot_keyholder__pb2.PrecheckEntriesRequest.SerializeToString,
+            gridveil_dot_v1_dot_keyholder__pb2.PrecheckEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

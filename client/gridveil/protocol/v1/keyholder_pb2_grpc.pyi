@@ -34,6 +34,11 @@ class KeyHolderStub:
     def __new__(cls, channel: _aio.Channel) -> KeyHolderAsyncStub: ...
     GetCityParameters: _grpc.UnaryUnaryMultiCallable[_aggregator_pb2.GetCityParametersRequest, _aggregator_pb2.SignedCityParameters]
     """The signed parameters of a window's epoch. Roles: aggregator, registrar."""
+    PrecheckEntries: _grpc.UnaryUnaryMultiCallable[_keyholder_pb2.PrecheckEntriesRequest, _keyholder_pb2.PrecheckEntriesResponse]
+    """Entries of a window that takes reports, ahead of its release and in any order: what is checked
+    now need not be when the release comes. Settles nothing, says nothing of what is sealed, and may
+    be forgotten at any time. Roles: aggregator.
+    """
     GetReleaseProgress: _grpc.UnaryUnaryMultiCallable[_keyholder_pb2.GetReleaseProgressRequest, _keyholder_pb2.ReleaseProgress]
     """How much of a release the key-holder holds already. Roles: aggregator."""
     Release: _grpc.StreamUnaryMultiCallable[_keyholder_pb2.ReleaseMessage, _keyholder_pb2.ReleaseReceipt]
@@ -46,6 +51,11 @@ class KeyHolderAsyncStub(KeyHolderStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCityParameters: _aio.UnaryUnaryMultiCallable[_aggregator_pb2.GetCityParametersRequest, _aggregator_pb2.SignedCityParameters]  # type: ignore[assignment]
     """The signed parameters of a window's epoch. Roles: aggregator, registrar."""
+    PrecheckEntries: _aio.UnaryUnaryMultiCallable[_keyholder_pb2.PrecheckEntriesRequest, _keyholder_pb2.PrecheckEntriesResponse]  # type: ignore[assignment]
+    """Entries of a window that takes reports, ahead of its release and in any order: what is checked
+    now need not be when the release comes. Settles nothing, says nothing of what is sealed, and may
+    be forgotten at any time. Roles: aggregator.
+    """
     GetReleaseProgress: _aio.UnaryUnaryMultiCallable[_keyholder_pb2.GetReleaseProgressRequest, _keyholder_pb2.ReleaseProgress]  # type: ignore[assignment]
     """How much of a release the key-holder holds already. Roles: aggregator."""
     Release: _aio.StreamUnaryMultiCallable[_keyholder_pb2.ReleaseMessage, _keyholder_pb2.ReleaseReceipt]  # type: ignore[assignment]
@@ -61,6 +71,17 @@ class KeyHolderServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_aggregator_pb2.SignedCityParameters, _abc.Awaitable[_aggregator_pb2.SignedCityParameters]]:
         """The signed parameters of a window's epoch. Roles: aggregator, registrar."""
+
+    @_abc_1.abstractmethod
+    def PrecheckEntries(
+        self,
+        request: _keyholder_pb2.PrecheckEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyholder_pb2.PrecheckEntriesResponse, _abc.Awaitable[_keyholder_pb2.PrecheckEntriesResponse]]:
+        """Entries of a window that takes reports, ahead of its release and in any order: what is checked
+        now need not be when the release comes. Settles nothing, says nothing of what is sealed, and may
+        be forgotten at any time. Roles: aggregator.
+        """
 
     @_abc_1.abstractmethod
     def GetReleaseProgress(

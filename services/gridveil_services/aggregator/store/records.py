@@ -28,6 +28,13 @@ def unpack(packed: bytes) -> Iterator[StoredReport]:
         yield StoredReport(entry[:ID_BYTES], packed[at : at + DIGEST_BYTES], entry)
 
 
+def entries_in(packed: bytes) -> list[bytes]:
+    """The entries in packed records."""
+    return [
+        packed[at + DIGEST_BYTES : at + RECORD_BYTES] for at in range(0, len(packed), RECORD_BYTES)
+    ]
+
+
 def sum_checksum(window: int, lane: int, count: int, ciphertext: bytes) -> bytes:
     """SHA-256 that ties a lane's sum to its place and count."""
     digest = hashlib.sha256(_SUM_DOMAIN + u64(window) + u32(lane) + u64(count))

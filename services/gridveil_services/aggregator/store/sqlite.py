@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from itertools import chain
 
 import apsw
 
@@ -33,6 +34,7 @@ from gridveil_services.aggregator.store.interface import (
     Window,
 )
 from gridveil_services.aggregator.store.records import (
+    entries_in,
     journal_checksum,
     pack,
     sum_checksum,
@@ -51,6 +53,12 @@ _UPSERT_LANE = (
     "INSERT INTO lanes VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE"
     " SET count = excluded.count, sum = excluded.sum, checksum = excluded.checksum"
 )
+# By number, in the order of commits: an index by window would have all rows sorted each time.
+_JOURNAL_AFTER = (
+    "SELECT number, lane, accepted_at_ms, reports, checksum FROM journal"
+    " WHERE number > ? AND +window = ? ORDER BY number LIMIT ?"
+)
+_MOST_BATCHES = 64
 _FORGET = (
     "DELETE FROM receipts WHERE window = ?",
     "DELETE FROM lanes WHERE window = ?",
@@ -205,8 +213,18 @@ class SqliteStore:
 
     def entries(self, start: int) -> Iterator[bytes]:
         for lane in self._lanes_of(start):
-            reports = sorted(self._journalled(start, lane))
-            yield b"".join([report.entry for report in reports])
+            found = [entries_in(packed) for _, packed in self._journal_of(start, lane)]
+            # An entry begins with its meter's id, of which a window holds one.
+            yield b"".join(sorted(chain.from_iterable(found)))
+
+    def entries_after(self, start: int, place: int) -> tuple[bytes, int]:
+        rows = self._database.rows(_JOURNAL_AFTER, (place, start, _MOST_BATCHES))
+        entries = []
+        for number, lane, accepted_at_ms, packed, checksum in rows:
+            _check_journal(start, lane, accepted_at_ms, packed, checksum)
+            entries += entries_in(packed)
+            place = number
+        return b"".join(entries), place
 
     def settle(self, start: int, phase: Phase) -> bool:
         if not phase.settled:
@@ -363,8 +381,7 @@ class SqliteStore:
             (start, lane),
         )
         for accepted_at_ms, packed, checksum in rows:
-            if journal_checksum(start, lane, accepted_at_ms, packed) != checksum:
-                raise _corrupt()
+            _check_journal(start, lane, accepted_at_ms, packed, checksum)
             yield accepted_at_ms, packed
 
     def _journalled(self, start: int, lane: int) -> list[StoredReport]:
@@ -373,6 +390,13 @@ class SqliteStore:
 
 def _set_phase(connection: apsw.Connection, start: int, phase: Phase) -> None:
     connection.execute("UPDATE windows SET phase = ? WHERE start = ?", (int(phase), start))
+
+
+def _check_journal(
+    start: int, lane: int, accepted_at_ms: int, packed: bytes, checksum: bytes
+) -> None:
+    if journal_checksum(start, lane, accepted_at_ms, packed) != checksum:
+        raise _corrupt()
 
 
 def _corrupt() -> IntegrityLost:

@@ -1,0 +1,89 @@
+"""Hands entries to the key-holder as they are committed, ahead of their window's release.
+
+Checking an entry costs the key-holder ten times what reading it does. What it has checked by the
+time a window is sealed need not be waited for then. Nothing depends on it: what was not handed
+ahead is checked with the release.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from gridveil.clock import Clock
+from gridveil.protocol.errors import GridveilError, IntegrityLost, MalformedInput, NotAuthentic
+from gridveil.protocol.release import ENTRY_BYTES
+from gridveil_services.aggregator.periodic import retry_delay_s
+from gridveil_services.aggregator.release import chunks
+from gridveil_services.aggregator.store.interface import Phase, Store, Window
+from gridveil_services.aggregator.upstream import KeyHolderClient
+
+_log = structlog.get_logger()
+
+INTERVAL_S = 2.0
+"""Metering time between two looks."""
+SHORTEST_INTERVAL_S = 0.05
+LONGEST_INTERVAL_S = 1.0
+
+
+@dataclass
+class _Course:
+    """How far a window's entries were handed over."""
+
+    after: int = 0
+    """Place in the store."""
+    taken: int = 0
+    """Entries, each of another meter, that the key-holder took."""
+
+
+class Forerunner:
+    """Follows what is committed to open windows."""
+
+    def __init__(self, store: Store, keyholder: KeyHolderClient, clock: Clock) -> None:
+        self._store = store
+        self._keyholder = keyholder
+        self._clock = clock
+        self._courses: dict[int, _Course] = {}
+        self._failures = 0
+        self._due = 0.0
+        """When to hand anything over again after a failure, on the real, monotonic clock."""
+
+    def step(self) -> float:
+        """Hand over what is new; real seconds until the next look."""
+        windows = [w for w in self._store.windows() if w.phase is Phase.OPEN]
+        self._courses = {w.start: self._courses.get(w.start, _Course()) for w in windows}
+        if self._due <= time.monotonic():
+            for window in windows:
+                self._follow(window)
+        return min(LONGEST_INTERVAL_S, max(SHORTEST_INTERVAL_S, self._clock.real(INTERVAL_S)))
+
+    def _follow(self, window: Window) -> None:
+        try:
+            while self._hand_over(window, self._courses[window.start]):
+                self._failures = 0
+        except IntegrityLost:
+            return  # the release will find it, and say so
+        except GridveilError as error:
+            self._failures += 1
+            self._due = time.monotonic() + retry_delay_s(self._failures, self._clock)
+            _log.info("entries are not checked ahead", window=window.start, reason=error.reason)
+
+    def _hand_over(self, window: Window, course: _Course) -> bool:
+        """The next entries of a window; whether there were any."""
+        entries, after = self._store.entries_after(window.start, course.after)
+        if not entries:
+            return False
+        taken, held = 0, 0
+        for _, chunk in chunks(iter([entries]), 0):
+            try:
+                held = self._keyholder.precheck(window, chunk)
+                taken += len(chunk) // ENTRY_BYTES
+            except (MalformedInput, NotAuthentic) as refusal:
+                # The release will be refused for the same; no other entry need wait for that.
+                _log.warning("not entries", window=window.start, reason=refusal.reason)
+        course.after, course.taken = after, course.taken + taken
+        if taken and held < course.taken:  # the key-holder was restarted
+            self._courses[window.start] = _Course()
+        return True
