@@ -76,6 +76,7 @@ class Cohort:
         """Entries by lane."""
         self._header = header
         self._check = EntryCheck(EntryScope.of(header), parameters.epoch.epoch_id, members)
+        self._members = members
         self._pool = pool
         self._precheck = precheck
         self._commitments = bytearray()
@@ -148,5 +149,5 @@ class Cohort:
         found = self._precheck.find(at, data) if self._precheck is not None else None
         if found is not None:
             return (found.lane, meter_id), found.commitment
-        check.signed(data, at)
+        check.signed(data, self._members.at(at))
         return (check.lane(meter_id), meter_id), NOT_OPENED

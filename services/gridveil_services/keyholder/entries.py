@@ -8,6 +8,7 @@ from typing import NamedTuple
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES
 from gridveil.protocol.release import ENTRY_BYTES, Entry, ReleaseHeader
+from gridveil.protocol.roster import Member
 from gridveil.protocol.signing import verify
 from gridveil.protocol.windows import lane_of
 from gridveil_services.keyholder.membership import Membership
@@ -44,15 +45,15 @@ class EntryCheck:
             raise invalid("an entry is of a meter that was not enrolled")
         return place
 
-    def signed(self, data: bytes, place: int) -> Entry:
-        """The entry, signed by the meter at a place.
+    def signed(self, data: bytes, member: Member) -> Entry:
+        """The entry, signed by the meter that it names.
 
         Raises:
             MalformedInput: FIELD_RANGE for flags, MALFORMED_MESSAGE.
             NotAuthentic: SIGNATURE_INVALID.
         """
         entry = Entry.decode(data, self.scope.parameters_digest, self.scope.window_start)
-        verify(self._members.at(place).signing_key, entry.claim.transcript(), entry.signature)
+        verify(member.signing_key, entry.claim.transcript(), entry.signature)
         return entry
 
     def lane(self, meter_id: bytes) -> int:

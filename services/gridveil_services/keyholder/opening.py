@@ -191,7 +191,7 @@ class _Seals:
         if place is None:
             raise OpeningFailed
         entry = Entry.decode(data, header.parameters_digest, header.window_start)
-        return open_seal(entry, place, self._keys, self._members)
+        return open_seal(entry, place, self._members.at(place), self._keys)
 
 
 def _open_lanes(

@@ -33,4 +33,5 @@ class OwnRows:
             found = self._precheck.find(place, opened_entry[:ENTRY_BYTES])
             if found is not None and found.commitment == opened_entry[ENTRY_BYTES:]:
                 return found.own_row
-        return seal_own(opened_entry, leaf, place, self._window_start, self._keys, self._members)
+        member = self._members.at(place)
+        return seal_own(opened_entry, leaf, place, member, self._window_start, self._keys)

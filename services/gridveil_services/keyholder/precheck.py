@@ -22,6 +22,7 @@ from gridveil.protocol.errors import Exhausted, Reason
 from gridveil.protocol.layout import DIGEST_BYTES, sha256
 from gridveil.protocol.merkle import leaf_hash
 from gridveil.protocol.release import Entry, ReleaseHeader, split_entries
+from gridveil.protocol.roster import Member
 from gridveil.protocol.windows import lane_count
 from gridveil_services.keyholder.entries import EntryCheck, EntryScope, cut
 from gridveil_services.keyholder.epoch_keys import EpochKeys, EpochRing, OpeningFailed
@@ -44,9 +45,9 @@ _NOTHING = bytes(DIGEST_BYTES)
 class Found(NamedTuple):
     """What was found out about an entry."""
 
-    lane: int
     commitment: bytes
     """NOT_OPENED if its seal does not open: that is for the release to find."""
+    lane: int
     own_row: bytes = b""
     """What is published for the meter if the entry is counted."""
 
@@ -71,8 +72,8 @@ class Precheck:
         """What was found out about this very entry of the meter at a place."""
         if len(self._slots) < _SLOT.size * (place + 1):
             return None
-        digest, commitment, lane, own = _SLOT.unpack_from(self._slots, _SLOT.size * place)
-        return Found(lane, commitment, own) if digest == sha256(data) else None
+        digest, *found = _SLOT.unpack_from(self._slots, _SLOT.size * place)
+        return Found(*found) if digest == sha256(data) else None
 
     def sum_of(self, lane: int, count: int) -> bytes | None:
         """The sum of a lane's commitments, if it is of just so many meters."""
@@ -115,22 +116,18 @@ class Precheck:
         for data in split_entries(entries):
             place = check.enrolled(data)
             if self.find(place, data) is None:
-                entry = check.signed(data, place)
-                found = self._open(entry, data, place)
-                yield (
-                    place,
-                    found,
-                    _SLOT.pack(sha256(data), found.commitment, found.lane, found.own_row),
-                )
+                member = self._members.at(place)
+                found = self._open(check.signed(data, member), data, place, member)
+                yield place, found, _SLOT.pack(sha256(data), *found)
 
-    def _open(self, entry: Entry, data: bytes, place: int) -> Found:
-        lane = self._check.lane(entry.claim.meter_id)
-        commitment = open_seal(entry, place, self._keys, self._members)
+    def _open(self, entry: Entry, data: bytes, place: int, member: Member) -> Found:
+        lane = self._check.lane(member.meter_id)
+        commitment = open_seal(entry, place, member, self._keys)
         if commitment is None:
-            return Found(lane, NOT_OPENED)
+            return Found(NOT_OPENED, lane)
         opened, window_start = data + commitment, self.scope.window_start
-        row = seal_own(opened, leaf_hash(opened), place, window_start, self._keys, self._members)
-        return Found(lane, commitment, row)
+        row = seal_own(opened, leaf_hash(opened), place, member, window_start, self._keys)
+        return Found(commitment, lane, row)
 
 
 class Prechecks:
