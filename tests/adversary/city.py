@@ -24,12 +24,18 @@ from gridveil.clock import ManualClock
 from gridveil.protocol.city import PPM, CityParameters, open_city_parameters
 from gridveil.protocol.errors import Reason
 from gridveil.protocol.layout import ID_BYTES
-from gridveil.protocol.release import ENTRY_BYTES, OPENED_ENTRY_BYTES, Total, open_total
+from gridveil.protocol.release import (
+    ENTRY_BYTES,
+    OPENED_ENTRY_BYTES,
+    ReleaseHeader,
+    Total,
+    open_total,
+)
 from gridveil.protocol.report import Report
 from gridveil.protocol.v1 import aggregator_pb2, keyholder_pb2, keyholder_pb2_grpc
 from gridveil.protocol.v1.log_pb2 import WindowReleased
 from gridveil.protocol.windows import lane_of
-from gridveil.transport import connect
+from gridveil.transport import connect, from_rpc_error
 from gridveil_services.keyholder import identity
 from gridveil_services.keyholder.at_rest import AtRest
 from gridveil_services.keyholder.config import KeyHolderConfig
@@ -196,6 +202,20 @@ class AttackedCity:
     def release(self, release: BuiltRelease) -> Answer:
         """Hand a release to the key-holder."""
         return self._call(self._keyholder.Release, release.messages())
+
+    def precheck(self, header: ReleaseHeader, entries: bytes) -> tuple[int, str]:
+        """Hand entries over ahead of a release: meters that are held, or why they are not."""
+        request = keyholder_pb2.PrecheckEntriesRequest(
+            window_start=header.window_start,
+            parameters_digest=header.parameters_digest,
+            roster_version=header.roster_version,
+            entries=entries,
+        )
+        try:
+            held = self._keyholder.PrecheckEntries(request, timeout=TIMEOUT_S).held
+        except grpc.RpcError as error:
+            return 0, from_rpc_error(error).reason
+        return held, ""
 
     def progress(self, window: int, digest: bytes) -> keyholder_pb2.ReleaseProgress:
         """What the key-holder says that it holds of a release."""

@@ -60,7 +60,7 @@ def mutant(
 
 _SUMS, _COMMITMENTS = "test_sums.py", "test_commitments.py"
 _COHORTS, _SETTLEMENT, _PINNING = "test_cohorts.py", "test_settlement.py", "test_pinning.py"
-_LANES = "test_lanes.py"
+_LANES, _PRECHECKS = "test_lanes.py", "test_prechecks.py"
 _LOG = "test_log.py"
 _VERIFICATION, _VERIFIER = "test_verification.py", "client/gridveil/verification.py"
 _LIE = "a verifier believed a lie"
@@ -108,7 +108,7 @@ MUTANTS: dict[str, Mutant] = {
         "unsealed",
     ),
     "h is not compared with the commitment": mutant(
-        f"{KEYHOLDER}/opening.py",
+        f"{KEYHOLDER}/seals.py",
         "return commitment if shown == claim.commitment_hash else None",
         "return commitment",
         _COMMITMENTS,
@@ -171,16 +171,16 @@ MUTANTS: dict[str, Mutant] = {
         "doubled_entry",
     ),
     "signatures are not checked": mutant(
-        f"{KEYHOLDER}/cohort.py",
-        "verify(signing_key, entry.claim.transcript(), entry.signature)",
+        f"{KEYHOLDER}/entries.py",
+        "verify(member.signing_key, entry.claim.transcript(), entry.signature)",
         "pass",
         _COHORTS,
         "no_signature or other_signature",
     ),
     "meters count before and after their enrolment": mutant(
-        f"{KEYHOLDER}/cohort.py",
-        "self._members.place_in(header.roster_version, meter_id)",
-        "self._members.place(meter_id)",
+        f"{KEYHOLDER}/entries.py",
+        "self._members.place_in(self.scope.roster_version, data[:ID_BYTES])",
+        "self._members.place(data[:ID_BYTES])",
         _COHORTS,
         "withdrawn_meter or not_enrolled_yet",
     ),
@@ -268,8 +268,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "entries of lanes left out are published": mutant(
         f"{KEYHOLDER}/settlement.py",
-        "release, opening.commitments, opening.left_out, keys,",
-        "release, opening.commitments + bytes(16_384), (), keys,",
+        "opening.commitments,\n                opening.left_out,",
+        "opening.commitments + bytes(16_384),\n                (),",
         _LANES,
         "smaller_than_it_may_be and [1]",
     ),
@@ -323,6 +323,27 @@ MUTANTS: dict[str, Mutant] = {
         _LANES,
         "restart_gives_no_new",
         DECRYPTED,
+    ),
+    "what was prechecked of a meter goes for any entry of it": mutant(
+        f"{KEYHOLDER}/precheck.py",
+        "return Found(*found) if digest == sha256(data) else None",
+        "return Found(*found) if digest != _NOTHING else None",
+        _PRECHECKS,
+        "[other_signature] or [no_signature]",
+    ),
+    "signatures of prechecked entries are not checked": mutant(
+        f"{KEYHOLDER}/precheck.py",
+        "self._open(check.signed(data, member), data, place, member)",
+        "self._open(Entry.decode(data, *self.scope[:2]), data, place, member)",
+        _PRECHECKS,
+        "[other_signature] or [no_signature]",
+    ),
+    "a prechecked seal that does not open is taken as it is": mutant(
+        f"{KEYHOLDER}/precheck.py",
+        "return Found(NOT_OPENED, lane)",
+        "commitment = entry.claim.sealed_commitment[:32]",
+        _PRECHECKS,
+        "sealed_as_it_must_be and unsealed",
     ),
     "every role may release": mutant(
         f"{KEYHOLDER}/service.py",
