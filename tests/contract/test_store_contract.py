@@ -214,6 +214,46 @@ class TestWindows:
             entries_of([9, 2, 4, 6]) + entries_of([5, 1, 3, 7])
         )
 
+    def test_entries_come_in_the_order_of_commits_from_any_place_on(
+        self, harness: SqliteHarness
+    ) -> None:
+        later = START + LENGTH
+        harness.store.open_window(make_window(later))
+        assert harness.store.entries_after(START, 0) == (b"", 0)
+        harness.store.commit([batch([9, 2])], 77)
+        harness.store.commit([batch([4], start=later), batch([7], lane=1)], 78)
+        first, place = harness.store.entries_after(START, 0)
+        assert first == b"".join(made_up_report(meter)[0].entry for meter in (9, 2, 7))
+        assert harness.store.entries_after(START, place) == (b"", place)
+        harness.store.commit([batch([1])], 79)
+        second, last = harness.store.entries_after(START, place)
+        assert second == made_up_report(1)[0].entry
+        harness.store.seal(START)
+        assert harness.store.entries_after(START, place) == (second, last)
+        assert harness.store.entries_after(later, 0)[0] == made_up_report(4)[0].entry
+
+    def test_however_many_entries_there_are_each_comes_once(self, harness: SqliteHarness) -> None:
+        meters = list(range(150))
+        for meter in meters:
+            harness.store.commit([batch([meter])], 77)
+        found, place = b"", 0
+        while (more := harness.store.entries_after(START, place))[0]:
+            found, place = found + more[0], more[1]
+        assert found == b"".join(made_up_report(meter)[0].entry for meter in meters)
+
+    def test_a_place_stays_good_when_other_windows_are_settled(
+        self, harness: SqliteHarness
+    ) -> None:
+        later = START + LENGTH
+        harness.store.open_window(make_window(later))
+        harness.store.commit([batch([1], start=later)], 77)
+        _, place = harness.store.entries_after(later, 0)
+        harness.store.commit([batch([1])], 78)
+        harness.store.seal(START)
+        harness.store.settle(START, Phase.RELEASED)
+        harness.store.commit([batch([2], start=later)], 79)
+        assert harness.store.entries_after(later, place)[0] == made_up_report(2)[0].entry
+
     def test_only_one_settles_and_only_what_is_sealed(self, harness: SqliteHarness) -> None:
         harness.store.commit([batch([1])], 77)
         assert not harness.store.settle(START, Phase.RELEASED)

@@ -226,6 +226,7 @@ EMPTY: dict[str, Reason | None] = {
     "SubmitReport": Reason.FIELD_REQUIRED,
     "SubmitReports": Reason.BATCH_EMPTY,
     "GetAggregate": Reason.FIELD_REQUIRED,
+    "PrecheckEntries": Reason.FIELD_REQUIRED,
     "GetReleaseProgress": Reason.FIELD_REQUIRED,
     "Release": Reason.STREAM_PROTOCOL,
     "EnrolMeters": Reason.BATCH_EMPTY,

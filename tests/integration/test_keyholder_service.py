@@ -29,6 +29,7 @@ from gridveil.protocol.v1.keyholder_pb2 import (
     GetReleaseProgressRequest,
     GetRosterRequest,
     ListSuspectsRequest,
+    PrecheckEntriesRequest,
     SignedRosterVersion,
     WithdrawMetersRequest,
 )
@@ -164,6 +165,7 @@ def test_the_aggregator_is_never_told_a_total(running: Running) -> None:
 
 ALLOWED = {
     "GetCityParameters": {Role.AGGREGATOR, Role.REGISTRAR},
+    "PrecheckEntries": {Role.AGGREGATOR},
     "GetReleaseProgress": {Role.AGGREGATOR},
     "Release": {Role.AGGREGATOR},
     "EnrolMeters": {Role.REGISTRAR},
@@ -181,6 +183,7 @@ def test_each_role_may_call_what_it_must_and_nothing_else(running: Running, role
         "GetCityParameters": lambda: releases.GetCityParameters(
             GetCityParametersRequest(), timeout=10
         ),
+        "PrecheckEntries": lambda: releases.PrecheckEntries(PrecheckEntriesRequest(), timeout=10),
         "GetReleaseProgress": lambda: releases.GetReleaseProgress(
             GetReleaseProgressRequest(window_start=WINDOW, release_digest=bytes(32)), timeout=10
         ),

@@ -27,6 +27,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 
 from gridveil.profile import Profile
+from gridveil.protocol.release import Entry
 from gridveil.protocol.report import Report, parse_report
 from gridveil.protocol.v1 import (
     aggregator_pb2,
@@ -242,6 +243,18 @@ class ServingCity:
             "GetReleaseProgress",
             Role.AGGREGATOR,
             progress(window_start=SEALED, release_digest=digest),
+        )
+        taking = self.local.stored_window(OPEN)
+        parsed = [parse_report(message) for message in self.open_reports]
+        keyholder.add(
+            "PrecheckEntries",
+            Role.AGGREGATOR,
+            keyholder_pb2.PrecheckEntriesRequest(
+                window_start=OPEN,
+                parameters_digest=taking.parameters_digest,
+                roster_version=taking.roster_version,
+                entries=b"".join(Entry(r.claim, r.signature).encode() for r in parsed),
+            ),
         )
         keyholder.corpus[keyholder.path("Release")] = [
             Base(self.release_messages(), Role.AGGREGATOR)

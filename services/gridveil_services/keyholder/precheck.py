@@ -189,6 +189,12 @@ class Prechecks:
         precheck = self._windows.get(header.window_start)
         return precheck if precheck and precheck.scope == EntryScope.of(header) else None
 
+    def held(self, window_start: int) -> int:
+        """Meters of a window with an entry."""
+        with self._lock:
+            precheck = self._windows.get(window_start)
+        return precheck.held if precheck else 0
+
     def forget(self, window_start: int) -> None:
         """Hold nothing of a window any more."""
         with self._lock:
