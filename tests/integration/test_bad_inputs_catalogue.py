@@ -17,7 +17,7 @@ from gridveil_services.rpc.errors import CODES
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "bad-inputs.md").read_text("utf-8")
 NOT_BUILT_HEADING = "## Not built yet"
-LAST = 99
+LAST = 102
 UNUSED = {35, 41, 42, 45, 57, 65, 67, 74}
 """Numbers that no row has."""
 
@@ -25,6 +25,7 @@ SERVICES = "integration/test_bad_inputs_services.py"
 WIRE = "integration/test_bad_inputs_wire.py"
 REPORTS = "integration/test_aggregator_bad_inputs.py"
 REFUSALS = "integration/test_keyholder_refusals.py"
+PRECHECK = "integration/test_keyholder_precheck.py"
 IDENTITY = "integration/test_rpc_identity.py"
 LIMITS = "integration/test_rpc_limits.py"
 MESSAGES = "integration/test_rpc_messages.py"
@@ -256,6 +257,17 @@ TESTED: dict[int, tuple[str, ...]] = {
     98: (
         "unit/test_keyholder_roster.py::test_an_id_or_key_in_use_is_refused_and_nothing_changes",
         "integration/test_registrar.py::test_an_id_is_never_given_twice",
+    ),
+    100: (
+        f"{PRECHECK}::test_of_entries_with_a_bad_one_among_them_none_is_held",
+        "adversary/test_prechecks.py::test_entries_of_another_window_are_not_prechecked",
+    ),
+    101: (
+        f"{PRECHECK}::test_entries_are_taken_while_reports_are_and_until_the_window_expires",
+        "adversary/test_prechecks.py::test_a_settled_window_is_not_prechecked",
+    ),
+    102: (
+        "adversary/test_prechecks.py::test_windows_are_held_up_to_a_bound_until_they_are_settled",
     ),
     99: (
         f"{REPORTS}::test_a_bad_question_for_an_aggregate_is_refused",

@@ -249,6 +249,9 @@ def test_meters_enrolled_after_the_window_began_are_no_trouble(
     )
     keyholder.roster.enrol([newcomer])
     assert precheck(city, keyholder, entries[60:]) == METERS
-    assert refused(city, keyholder, entries=newcomer + entries[0][16:]) is Reason.COHORT_INVALID
+    assert (
+        refused(city, keyholder, entries=newcomer.meter_id + entries[0][16:])
+        is Reason.COHORT_INVALID
+    )
     keyholder.releases.release(city.release.messages())
     assert tuple(r.sum for r in city.totals()[city.window].registers) == city.truth
