@@ -266,9 +266,7 @@ TESTED: dict[int, tuple[str, ...]] = {
         f"{PRECHECK}::test_entries_are_taken_while_reports_are_and_until_the_window_expires",
         "adversary/test_prechecks.py::test_a_settled_window_is_not_prechecked",
     ),
-    102: (
-        "adversary/test_prechecks.py::test_windows_are_held_up_to_a_bound_until_they_are_settled",
-    ),
+    102: ("adversary/test_prechecks.py::test_the_newest_windows_are_held_up_to_a_bound",),
     99: (
         f"{REPORTS}::test_a_bad_question_for_an_aggregate_is_refused",
         "integration/test_keyholder_service.py::test_withdrawals_are_all_or_nothing",

@@ -36,6 +36,9 @@ class _Course:
     """Place in the store."""
     taken: int = 0
     """Entries, each of another meter, that the key-holder took."""
+    failures: int = 0
+    due: float = 0.0
+    """When to try again after a failure, on the real, monotonic clock."""
 
 
 class Forerunner:
@@ -46,28 +49,26 @@ class Forerunner:
         self._keyholder = keyholder
         self._clock = clock
         self._courses: dict[int, _Course] = {}
-        self._failures = 0
-        self._due = 0.0
-        """When to hand anything over again after a failure, on the real, monotonic clock."""
 
     def step(self) -> float:
         """Hand over what is new; real seconds until the next look."""
         windows = [w for w in self._store.windows() if w.phase is Phase.OPEN]
         self._courses = {w.start: self._courses.get(w.start, _Course()) for w in windows}
-        if self._due <= time.monotonic():
-            for window in windows:
+        for window in windows:
+            if self._courses[window.start].due <= time.monotonic():
                 self._follow(window)
         return min(LONGEST_INTERVAL_S, max(SHORTEST_INTERVAL_S, self._clock.real(INTERVAL_S)))
 
     def _follow(self, window: Window) -> None:
+        course = self._courses[window.start]
         try:
-            while self._hand_over(window, self._courses[window.start]):
-                self._failures = 0
+            while self._hand_over(window, course):
+                course.failures = 0
         except IntegrityLost:
             return  # the release will find it, and say so
         except GridveilError as error:
-            self._failures += 1
-            self._due = time.monotonic() + retry_delay_s(self._failures, self._clock)
+            course.failures += 1
+            course.due = time.monotonic() + retry_delay_s(course.failures, self._clock)
             _log.info("entries are not checked ahead", window=window.start, reason=error.reason)
 
     def _hand_over(self, window: Window, course: _Course) -> bool:
@@ -84,6 +85,6 @@ class Forerunner:
                 # The release will be refused for the same; no other entry need wait for that.
                 _log.warning("not entries", window=window.start, reason=refusal.reason)
         course.after, course.taken = after, course.taken + taken
-        if taken and held < course.taken:  # the key-holder was restarted
-            self._courses[window.start] = _Course()
+        if taken and held < course.taken:  # it was restarted, or has put newer windows first
+            course.after = course.taken = 0
         return True

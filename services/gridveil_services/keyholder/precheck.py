@@ -32,8 +32,12 @@ from gridveil_services.keyholder.policy import RETRY_S, Facts, check_precheck, w
 from gridveil_services.keyholder.roster_store import RosterStore
 from gridveil_services.keyholder.seals import NOT_OPENED, OWN_ROW_BYTES, open_seal, seal_own
 
-MOST_WINDOWS = 4
-"""Windows that entries are held of at a time: 328 bytes for each meter that was ever enrolled."""
+MOST_WINDOWS = 2
+"""Windows that entries are held of at a time: 328 bytes for each meter that was ever enrolled.
+
+One is reported while the one before is released. The newest are held: those that cannot be settled
+may be there for a day.
+"""
 THREADS = 2
 
 _SLOT = struct.Struct(f"<{DIGEST_BYTES}s{POINT_BYTES}sI{OWN_ROW_BYTES}s")
@@ -160,7 +164,7 @@ class Prechecks:
         Raises:
             MalformedInput, NotAuthentic: as :meth:`Precheck.add`; or WINDOW_MISALIGNED.
             WrongState, Conflict: see :func:`gridveil_services.keyholder.policy.check_precheck`.
-            Exhausted: OVERLOADED while as many windows as can be are held.
+            Exhausted: OVERLOADED while as many newer windows as can be are held.
         """
         keys = self._ring.by_digest(parameters_digest)
         version = self._roster.in_force(window_start)
@@ -211,9 +215,15 @@ class Prechecks:
             if held is not None and held.scope == scope:
                 return held
             if held is None and len(self._windows) >= MOST_WINDOWS:
-                raise Exhausted(
-                    Reason.OVERLOADED, "too many windows are open", retry_after_s=RETRY_S
-                )
+                self._make_room(scope.window_start)
             made = Precheck(scope, keys, self._roster.members)
             self._windows[scope.window_start] = made
             return made
+
+    def _make_room(self, window_start: int) -> None:
+        oldest = min(self._windows)
+        if window_start < oldest:
+            raise Exhausted(
+                Reason.OVERLOADED, "newer windows are checked ahead", retry_after_s=RETRY_S
+            )
+        del self._windows[oldest]
