@@ -69,6 +69,8 @@ class Scene:
     config: str
     destroyed: int = 0
     """Epochs whose keys are gone in the end."""
+    prechecked: int = 0
+    """Bytes of entries that are handed over ahead."""
 
     def order(self, folder: Path) -> Order:
         city, digest = self.city, self.release.digest
@@ -115,7 +117,10 @@ def seed() -> int:
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Scene]:
-    """Releases that open, do not, or but for two lanes, which spends the epoch's budget."""
+    """Releases that open, do not, or but for two lanes, which spends the epoch's budget.
+
+    One is of entries that were checked ahead, most of them, and is to end like the same without.
+    """
     folder = tmp_path_factory.mktemp("scenes")
     certificates = Certificates(folder / "certificates")
     server, client = certificates.tls(Role.KEYHOLDER), certificates.tls(Role.AGGREGATOR)
@@ -130,6 +135,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Scene]:
     unsealed, failing = with_a_seal_that_does_not_open(city), lanes.release(0, failing=[3, 4])
     return [
         Scene("whole", "released", city, city.release, client, config),
+        Scene("prechecked", "released", city, city.release, client, config, prechecked=2 * CHUNK),
         Scene("unsealed", "refused", city, unsealed, client, config),
         Scene("spent", "released", large, failing, client, budgeted, destroyed=1),
     ]
@@ -157,6 +163,10 @@ def ask(scene: Scene, address: str) -> bool:
     client = KeyHolderClient(address, city.config.city_id, city.identity_key, scene.tls)
     try:
         held = client.progress(city.window, scene.release.digest)
+        if scene.prechecked and held is not None:
+            header, entries = scene.release.header, scene.release.entries[: scene.prechecked]
+            scope = header.window_start, header.parameters_digest, header.roster_version
+            client.precheck(*scope, entries)
         messages = (
             iter([scene.release.header_message()])
             if held is None
@@ -235,6 +245,7 @@ def undisturbed(
         outcome = trial.finish()
         assert outcome.kind == scene.kind
         found[scene.name] = outcome, counts
+    assert found["prechecked"][0] == found["whole"][0]
     return found
 
 

@@ -76,10 +76,11 @@ class Forerunner:
         entries, after = self._store.entries_after(window.start, course.after)
         if not entries:
             return False
+        scope = window.start, window.parameters_digest, window.roster_version
         taken, held = 0, 0
         for _, chunk in chunks(iter([entries]), 0):
             try:
-                held = self._keyholder.precheck(window, chunk)
+                held = self._keyholder.precheck(*scope, chunk)
                 taken += len(chunk) // ENTRY_BYTES
             except (MalformedInput, NotAuthentic) as refusal:
                 # The release will be refused for the same; no other entry need wait for that.

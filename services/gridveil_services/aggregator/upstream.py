@@ -16,7 +16,6 @@ from gridveil.protocol.roster import Member, RosterVersion, open_roster_version,
 from gridveil.protocol.v1 import aggregator_pb2, keyholder_pb2, keyholder_pb2_grpc
 from gridveil.transport import connect, from_rpc_error
 from gridveil_services.aggregator.city import SignedParameters
-from gridveil_services.aggregator.store.interface import Window
 
 CALL_S = 10.0
 ROSTER_S = 120.0
@@ -72,12 +71,14 @@ class KeyHolderClient:
         with _typed_errors():
             return self._read_change(self._roster.GetRoster(request, timeout=ROSTER_S))
 
-    def precheck(self, window: Window, entries: bytes) -> int:
+    def precheck(
+        self, window_start: int, parameters_digest: bytes, roster_version: int, entries: bytes
+    ) -> int:
         """Hand entries over ahead of a release; meters of the window that are held afterwards."""
         request = keyholder_pb2.PrecheckEntriesRequest(
-            window_start=window.start,
-            parameters_digest=window.parameters_digest,
-            roster_version=window.roster_version,
+            window_start=window_start,
+            parameters_digest=parameters_digest,
+            roster_version=roster_version,
             entries=entries,
         )
         with _typed_errors():
