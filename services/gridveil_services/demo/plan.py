@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gridveil.protocol.city import MIN_HONEST, MOST_FAILURES
 from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil.protocol.refusal_lock import MOST_REFUSALS_PER_DAY
 from gridveil.reporting import EXPORT_REGISTER, IMPORT_REGISTER
 from gridveil.simulator.csv_source import CsvSource
 from gridveil.simulator.readings import ReadingBounds, Readings, ReadingSource
@@ -125,6 +126,7 @@ class DemoPlan:
             window_length=WINDOW_S,
             grace=GRACE_S,
             min_cohort=MIN_HONEST,
+            refusals_per_day=MOST_REFUSALS_PER_DAY,
             development=True,
             addresses=free_addresses(),
         )
