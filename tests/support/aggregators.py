@@ -160,8 +160,8 @@ class LocalCity:
             city.stop_aggregator()
             city.stop_keyholder()
 
-    def start_keyholder(self) -> None:
-        self.keyholder = KeyHolder(self.keyholder_config, self.clock)
+    def start_keyholder(self, unlock: int | None = None) -> None:
+        self.keyholder = KeyHolder(self.keyholder_config, self.clock, unlock=unlock)
         self._keyholder_up.callback(self.keyholder.close)
         self._keyholder_up.enter_context(make_server(self.keyholder, self.keyholder_config)).start()
 
