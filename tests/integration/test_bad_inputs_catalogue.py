@@ -266,8 +266,7 @@ TESTED: dict[int, tuple[str, ...]] = {
     100: (
         "integration/test_keyholder_lock.py"
         "::test_the_last_refusal_of_the_budget_locks_and_raises_the_alarm_once",
-        "integration/test_keyholder_lock.py"
-        "::test_a_locked_key_holder_names_no_time_to_come_back",
+        "integration/test_keyholder_lock.py::test_a_locked_key_holder_names_no_time_to_come_back",
         "integration/test_keyholder_lock.py"
         "::test_a_release_that_came_in_while_it_was_locked_claims_nothing",
         "unit/test_keyholder_policy.py::test_while_locked_only_what_is_over_is_told_so",
