@@ -231,11 +231,11 @@ EMPTY: dict[str, Reason | None] = {
     "EnrolMeters": Reason.BATCH_EMPTY,
     "WithdrawMeters": Reason.BATCH_EMPTY,
     "GetRoster": Reason.WINDOW_MISALIGNED,
-    "ListSuspects": Reason.FIELD_FORMAT,
+    "ListSuspects": Reason.FIELD_REQUIRED,
     "GetTotal": Reason.WINDOW_MISALIGNED,
     "GetEntries": Reason.WINDOW_MISALIGNED,
     "GetParameters": Reason.WINDOW_MISALIGNED,
-    "GetOwnEntry": Reason.FIELD_FORMAT,
+    "GetOwnEntry": Reason.FIELD_REQUIRED,
     "GetInclusionProof": Reason.WINDOW_MISALIGNED,
     # Where leaving everything out has a meaning.
     "StreamReports": None,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from gridveil.protocol.errors import MalformedInput, NotFound, Reason, WrongState
-from gridveil.protocol.layout import ID_BYTES, fixed
+from gridveil.protocol.layout import DIGEST_BYTES, ID_BYTES, fixed
 from gridveil.protocol.roster import RosterVersion, open_enrolment
 from gridveil.protocol.v1 import keyholder_pb2
 from gridveil.protocol.v1.aggregator_pb2 import GetCityParametersRequest, SignedCityParameters
@@ -24,7 +24,6 @@ from gridveil.protocol.v1.keyholder_pb2 import (
     Suspect,
     WithdrawMetersRequest,
 )
-from gridveil_services.keyholder.intake import required_digest
 from gridveil_services.keyholder.keyholder import KeyHolder
 from gridveil_services.rpc import Binding, Call, Role
 
@@ -70,7 +69,7 @@ class KeyHolderService:
         self, request: GetReleaseProgressRequest, call: Call
     ) -> ReleaseProgress:
         """What a resumed stream need not send again."""
-        digest = required_digest(request.release_digest, "release_digest")
+        digest = fixed(request.release_digest, DIGEST_BYTES, "release_digest")
         held = self._keyholder.releases.progress(request.window_start, digest)
         if held is None:
             return ReleaseProgress(complete=True)
@@ -129,9 +128,8 @@ class RosterService:
     def list_suspects(self, request: ListSuspectsRequest, call: Call) -> ListSuspectsResponse:
         """The likeliest first."""
         if not 1 <= request.limit <= MOST_SUSPECTS:
-            raise MalformedInput(
-                Reason.FIELD_FORMAT, f"limit is 1 to {MOST_SUSPECTS}", field="limit"
-            )
+            reason = Reason.FIELD_RANGE if request.limit else Reason.FIELD_REQUIRED
+            raise MalformedInput(reason, f"limit is 1 to {MOST_SUSPECTS}", field="limit")
         ranking = self._suspicions.ranking(request.limit)
         return ListSuspectsResponse(suspects=[Suspect(**vars(suspect)) for suspect in ranking])
 
