@@ -205,6 +205,8 @@ TESTED: dict[int, tuple[str, ...]] = {
     ),
     84: (
         MALFORMED_CALL,
+        f"{MESSAGES}::test_second_message_of_a_unary_call_is_refused",
+        f"{LIMITS}::TestUnaryCalls::test_sender_that_never_says_that_this_was_all_is_given_up",
         "integration/test_keyholder_release.py::test_messages_out_of_order_are_refused",
         f"{LIMITS}::TestStreams::test_sender_that_is_idle_too_long_is_given_up",
     ),
