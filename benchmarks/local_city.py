@@ -26,6 +26,7 @@ from gridveil.protocol.city import (
     Register,
 )
 from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET
+from gridveil.protocol.refusal_lock import MOST_REFUSALS_PER_DAY
 from gridveil.protocol.sealing import x25519_public
 from gridveil.registrar import Registrar
 from gridveil.transport import channel_credentials, channel_options
@@ -84,7 +85,12 @@ def running_city(
     """
     addresses = {role: f"127.0.0.1:{port}" for role, port in zip(SERVICES, _ports(), strict=True)}
     options = CityOptions(
-        grace=GRACE_S, min_cohort=100, development=True, window_length=LENGTH, addresses=addresses
+        grace=GRACE_S,
+        min_cohort=100,
+        refusals_per_day=MOST_REFUSALS_PER_DAY,
+        development=True,
+        window_length=LENGTH,
+        addresses=addresses,
     )
     paths = create_city(folder / "city", options)
     with _service(paths, "keyholder", NOON + 1 - time.time(), other_core):

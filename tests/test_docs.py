@@ -40,10 +40,10 @@ def test_the_readme_shows_what_the_demo_prints() -> None:
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    # How many empty windows the aggregator saw before the first one depends on the machine.
-    counted = re.compile(r"windows \d+")
-    shown = counted.sub("windows", block("", "making a city"))
-    assert counted.sub("windows", done.stdout) == shown
+    # How fast the clock runs, and how many empty windows come first, depends on the machine.
+    varying = re.compile(r"windows \d+|one takes \d+\.\d s")
+    shown = varying.sub("...", block("", "making a city"))
+    assert varying.sub("...", done.stdout) == shown
 
 
 def test_the_readmes_meter_and_operator_do_what_they_say(

@@ -6,6 +6,7 @@ What is checked, record by record::
     a release is claimed under the parameters of an epoch that exists and is not destroyed
     a total is the claimed release's, signed by the pinned key for this city
     an epoch is created once and destroyed at most once; roster versions ascend
+    refusals that spend a day's budget lock the key-holder: no claim until that lock is unlocked
 
 and at the end the root over all records against the signed tree head.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -22,6 +24,7 @@ from gridveil.protocol.checkpoint import TreeHead
 from gridveil.protocol.errors import GridveilError, IntegrityLost, MalformedInput, Reason
 from gridveil.protocol.layout import DIGEST_BYTES
 from gridveil.protocol.merkle import TreeHasher, leaf_hash
+from gridveil.protocol.refusal_lock import RefusalLock
 from gridveil.protocol.release import open_total
 from gridveil.protocol.v1.log_pb2 import LogRecord, WindowReleased
 
@@ -30,6 +33,22 @@ CHECKPOINT = "checkpoint"
 
 _LENGTH_BYTES = 4
 _LONGEST_RECORD = 65_536
+_NOT_PERMITTED = {
+    "intent": "claims a window although the key-holder is locked",
+    "keyholder_unlocked": "unlocks a lock that there is not",
+    "policy_stated": "states a budget of refusals that there cannot be",
+}
+
+
+class Lock(NamedTuple):
+    """A time in which the key-holder claimed no window, as too many had been refused."""
+
+    record: int
+    """Index of the refusal that locked it."""
+    recorded_at_ms: int
+    """When, in Unix milliseconds of the key-holder's clock."""
+    unlocked_by: int | None = None
+    """Index of the record that unlocked it."""
 
 
 class LogAudit:
@@ -45,8 +64,11 @@ class LogAudit:
         """Epoch by the digest of its parameters, while it is not destroyed."""
         self._epochs: set[bytes] = set()
         self._roster_version = 0
+        self._refusals = RefusalLock()
         self.kinds: Counter[str] = Counter()
         """Records by kind."""
+        self.locks: dict[int, Lock] = {}
+        """Every lock so far, by the index of the refusal that locked."""
 
     @property
     def size(self) -> int:
@@ -62,7 +84,9 @@ class LogAudit:
         kind = record.WhichOneof("event")
         if kind is None:
             raise self._corrupt("is of a kind that this version does not know")
+        self._demand(self._refusals.permits(record), _NOT_PERMITTED.get(kind, ""))
         self._check(kind, record)
+        self._note_lock(record)
         self.kinds[kind] += 1
         self._tree.append(leaf_hash(payload))
         return record
@@ -100,6 +124,16 @@ class LogAudit:
                 version = record.roster_changed.version
                 self._demand(version > self._roster_version, "goes back in the roster")
                 self._roster_version = version
+
+    def _note_lock(self, record: LogRecord) -> None:
+        before, self._refusals = self._refusals, self._refusals.after(self.size, record)
+        if before.locked_at == self._refusals.locked_at:
+            return
+        if before.locked_at is None:
+            self.locks[self.size] = Lock(self.size, record.recorded_at_ms)
+        else:
+            opened = self.locks[before.locked_at]._replace(unlocked_by=self.size)
+            self.locks[before.locked_at] = opened
 
     def _claim(self, window: int, digest: bytes) -> None:
         self._demand(window not in self._claims, "claims a window again")

@@ -112,6 +112,7 @@ _GIVE_UP = (
     Reason.METER_EXISTS,
     Reason.NOT_FOUND,
     Reason.BUDGET_EXHAUSTED,
+    Reason.KEYHOLDER_LOCKED,
     Reason.PARTIAL_CORRUPT,
     Reason.LOG_CORRUPT,
     Reason.LOG_FORKED,

@@ -76,6 +76,9 @@ RELEASED = "the key-holder released what it must not"
 DECRYPTED = "the key-holder decrypted what it must not"
 """What a test says when the attacker gets another answer about the key."""
 
+PROBED = "the key-holder answered more probes than it may"
+"""What a test says when the attacker is refused once more than the budget of a day allows."""
+
 VICTIM_WH = 173_291
 """The reading that every attack is after; no other number of a test has these bytes."""
 

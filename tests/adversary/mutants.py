@@ -1,66 +1,18 @@
-"""Copies of Gridveil with one protection taken out, and the attacks that must then succeed.
-
-Each edit names the text it replaces; a text that is no longer there exactly once fails the test
-that uses it, so that no mutant turns into a copy of the original unnoticed.
-"""
+"""Copies of Gridveil with one protection taken out, and the attacks that must then succeed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
-from tests.adversary.city import DECRYPTED, RELEASED
+from tests.adversary.city import DECRYPTED, PROBED
+from tests.adversary.mutant import Attacks, Edit, Mutant, mutant
 
 PROTOCOL = "client/gridveil/protocol"
 KEYHOLDER = "services/gridveil_services/keyholder"
 
 
-@dataclass(frozen=True)
-class Edit:
-    """One text of one file, and what stands there instead."""
-
-    path: str
-    """Below the repository's root."""
-    found: str
-    put: str
-
-    def apply(self, root: Path) -> None:
-        """Make the edit in a copy."""
-        file = root / self.path
-        source = file.read_text("utf-8")
-        assert source.count(self.found) == 1, f"{self.path} does not hold {self.found!r} once"
-        file.write_text(source.replace(self.found, self.put), "utf-8")
-
-
-@dataclass(frozen=True)
-class Attacks:
-    """Some tests of one file of this folder."""
-
-    file: str
-    select: str
-    """As in pytest's -k."""
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A protection taken out, and who should notice."""
-
-    edits: tuple[Edit, ...]
-    caught_by: Attacks
-    shows: str = RELEASED
-    """What every test that fails says."""
-
-
-def mutant(
-    path: str, found: str, put: str, file: str, select: str, shows: str = RELEASED
-) -> Mutant:
-    """A mutant of one edit."""
-    return Mutant((Edit(path, found, put),), Attacks(file, select), shows)
-
-
 _SUMS, _COMMITMENTS = "test_sums.py", "test_commitments.py"
 _COHORTS, _SETTLEMENT, _PINNING = "test_cohorts.py", "test_settlement.py", "test_pinning.py"
 _LANES, _PRECHECKS = "test_lanes.py", "test_prechecks.py"
+_PROBING = "test_probing.py"
 _LOG = "test_log.py"
 _VERIFICATION, _VERIFIER = "test_verification.py", "client/gridveil/verification.py"
 _LIE = "a verifier believed a lie"
@@ -344,6 +296,39 @@ MUTANTS: dict[str, Mutant] = {
         "commitment = entry.claim.sealed_commitment[:32]",
         _PRECHECKS,
         "sealed_as_it_must_be and unsealed",
+    ),
+    "refusals are not counted": mutant(
+        f"{PROTOCOL}/refusal_lock.py",
+        'return record.HasField("refused")',
+        "return False",
+        _PROBING,
+        "then_nothing or restarts_between",
+        PROBED,
+    ),
+    "a lock is forgotten with a restart": mutant(
+        f"{KEYHOLDER}/ledger.py",
+        "        self._apply(record)\n\n    def _check",
+        "        self._apply(record)\n"
+        "        self._refusals = RefusalLock(self._refusals.budget)\n\n    def _check",
+        _PROBING,
+        "restarts_between",
+        PROBED,
+    ),
+    "a locked key-holder still claims": Mutant(
+        (
+            Edit(f"{PROTOCOL}/refusal_lock.py", "return self.locked_at is None", "return True"),
+            Edit(f"{KEYHOLDER}/policy.py", "if facts.locked:", "if False:"),
+        ),
+        Attacks(_PROBING, "then_nothing or hide_none"),
+        PROBED,
+    ),
+    "another budget unlocks": mutant(
+        f"{PROTOCOL}/refusal_lock.py",
+        "return replace(self, budget=record.policy_stated.refusals_per_day)",
+        "return RefusalLock(record.policy_stated.refusals_per_day)",
+        _PROBING,
+        "larger_budget",
+        PROBED,
     ),
     "every role may release": mutant(
         f"{KEYHOLDER}/service.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
 
 from gridveil.protocol.ciphertext import add, parse_ciphertext, to_bytes
 from gridveil.protocol.city import open_city_parameters
@@ -22,6 +24,7 @@ from gridveil.protocol.errors import (
 )
 from gridveil.protocol.release import open_total
 from gridveil.protocol.v1 import aggregator_pb2, report_pb2
+from gridveil.protocol.windows import EXPIRY_S
 from gridveil_services.aggregator.config import AggregatorConfig
 from gridveil_services.aggregator.serve import Aggregator
 from gridveil_services.aggregator.store.interface import Phase, StoreFailed
@@ -66,6 +69,22 @@ def seal_and_release(city: LocalCity) -> Phase:
     return city.stored_window().phase
 
 
+def release_when_due(city: LocalCity) -> Phase:
+    """The phase of the window after the next attempt, which the releaser puts off."""
+    time.sleep(city.aggregator.releaser.step())
+    city.aggregator.releaser.step()
+    return city.stored_window().phase
+
+
+def lock(city: LocalCity) -> int:
+    """Have another window refused, which locks the key-holder; the index of its record."""
+    ledger, other = city.keyholder.ledger, WINDOW + 3 * LENGTH
+    ledger.claim(other, bytes(32), city.parameters().digest, 1)
+    ledger.refused(other, bytes(32))
+    assert ledger.locked_at is not None
+    return ledger.locked_at
+
+
 class TestRelease:
     def test_a_window_is_released_exactly_and_its_entries_are_deleted(self, tmp_path: Path) -> None:
         with LocalCity.create(tmp_path, meters=METERS) as city:
@@ -105,6 +124,32 @@ class TestRelease:
             city.restart_aggregator()
             assert seal_and_release(city) is Phase.REFUSED
             assert city.aggregator.store.lane_sums(WINDOW) == []
+
+    def test_a_locked_key_holder_is_asked_again_until_it_is_unlocked(self, tmp_path: Path) -> None:
+        with LocalCity.create(tmp_path, meters=METERS, refusals_per_day=1) as city:
+            report_window(city)
+            locked_at = lock(city)
+            city.aggregator.sealer.step()
+            with capture_logs() as logs:
+                delays = [city.aggregator.releaser.step() for _ in range(3)]
+            attempts = [line["reason"] for line in logs if line["event"] == "not released"]
+            assert attempts == [Reason.KEYHOLDER_LOCKED], "it is not asked again at once"
+            assert all(0 < delay <= 60 for delay in delays)
+            assert city.stored_window().phase is Phase.SEALED
+            city.stop_keyholder()
+            city.start_keyholder(unlock=locked_at)
+            assert release_when_due(city) is Phase.RELEASED
+            assert total(city) == 250 * METERS
+
+    def test_a_window_that_meets_a_lock_for_its_whole_time_expires(self, tmp_path: Path) -> None:
+        with LocalCity.create(tmp_path, meters=METERS, refusals_per_day=1) as city:
+            report_window(city)
+            lock(city)
+            assert seal_and_release(city) is Phase.SEALED
+            city.clock.move_to(WINDOW + LENGTH + EXPIRY_S)
+            assert release_when_due(city) is Phase.EXPIRED
+            city.keyholder.upkeep.tick()
+            assert events(city) == ["expired"]
 
     def test_nobody_reported_and_nothing_is_released(self, tmp_path: Path) -> None:
         with LocalCity.create(tmp_path, meters=3) as city:

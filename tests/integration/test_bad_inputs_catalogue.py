@@ -17,7 +17,7 @@ from gridveil_services.rpc.errors import CODES
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "bad-inputs.md").read_text("utf-8")
 NOT_BUILT_HEADING = "## Not built yet"
-LAST = 102
+LAST = 103
 UNUSED = {35, 41, 42, 45, 57, 65, 67, 74}
 """Numbers that no row has."""
 
@@ -206,6 +206,8 @@ TESTED: dict[int, tuple[str, ...]] = {
     ),
     84: (
         MALFORMED_CALL,
+        f"{MESSAGES}::test_second_message_of_a_unary_call_is_refused",
+        f"{LIMITS}::TestUnaryCalls::test_sender_that_never_says_that_this_was_all_is_given_up",
         "integration/test_keyholder_release.py::test_messages_out_of_order_are_refused",
         f"{LIMITS}::TestStreams::test_sender_that_is_idle_too_long_is_given_up",
     ),
@@ -272,6 +274,14 @@ TESTED: dict[int, tuple[str, ...]] = {
         "integration/test_keyholder_service.py::test_withdrawals_are_all_or_nothing",
         "integration/test_rpc_drain.py::test_health_knows_each_service_and_no_other",
         "integration/test_totals_service.py::test_entries_that_are_not_published_are_not_found",
+    ),
+    103: (
+        "integration/test_keyholder_lock.py"
+        "::test_the_last_refusal_of_the_budget_locks_and_raises_the_alarm_once",
+        "integration/test_keyholder_lock.py::test_a_locked_key_holder_names_no_time_to_come_back",
+        "integration/test_keyholder_lock.py"
+        "::test_a_release_that_came_in_while_it_was_locked_claims_nothing",
+        "unit/test_keyholder_policy.py::test_while_locked_only_what_is_over_is_told_so",
     ),
 }
 """The tests of each row, by file and name."""

@@ -129,6 +129,12 @@ def no_message(service: Service, path: str, _base: Base) -> Sequence[bytes] | No
     return None if path.endswith("/StreamReports") else []
 
 
+def second_message(_service: Service, path: str, base: Base) -> Sequence[bytes] | None:
+    """Where one is all there may be."""
+    streams = path.endswith(("/StreamReports", "/Release"))
+    return None if streams else [*base.messages, *base.messages]
+
+
 def malformed(*reasons: Reason) -> dict[str, Any]:
     return {"reasons": frozenset(reasons), "code": grpc.StatusCode.INVALID_ARGUMENT}
 
@@ -162,6 +168,7 @@ CASES = {
         **malformed(Reason.BATCH_TOO_LARGE, Reason.MALFORMED_MESSAGE, Reason.FIELD_REQUIRED),
     ),
     "no message at all": Case(no_message, **malformed(Reason.STREAM_PROTOCOL)),
+    "a second message": Case(second_message, **malformed(Reason.STREAM_PROTOCOL)),
     "a message beyond the limit": Case(beyond_the_limit, frozenset(), EXHAUSTED),
     "too much metadata": Case(
         unchanged, frozenset(), EXHAUSTED, metadata=[("x-long", "v" * 100_000)]
@@ -232,11 +239,11 @@ EMPTY: dict[str, Reason | None] = {
     "EnrolMeters": Reason.BATCH_EMPTY,
     "WithdrawMeters": Reason.BATCH_EMPTY,
     "GetRoster": Reason.WINDOW_MISALIGNED,
-    "ListSuspects": Reason.FIELD_FORMAT,
+    "ListSuspects": Reason.FIELD_REQUIRED,
     "GetTotal": Reason.WINDOW_MISALIGNED,
     "GetEntries": Reason.WINDOW_MISALIGNED,
     "GetParameters": Reason.WINDOW_MISALIGNED,
-    "GetOwnEntry": Reason.FIELD_FORMAT,
+    "GetOwnEntry": Reason.FIELD_REQUIRED,
     "GetInclusionProof": Reason.WINDOW_MISALIGNED,
     # Where leaving everything out has a meaning.
     "StreamReports": None,

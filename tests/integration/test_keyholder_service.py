@@ -334,6 +334,7 @@ def test_withdrawals_are_all_or_nothing(running: Running) -> None:
 
     first, second, stranger = (METERS[at].meter_id for at in (0, 1, 9))
     assert refused(withdraw).reason is Reason.BATCH_EMPTY
+    assert refused(lambda: withdraw(first, b"")).reason is Reason.FIELD_REQUIRED
     assert refused(lambda: withdraw(first, first[:15])).reason is Reason.FIELD_FORMAT
     assert refused(lambda: withdraw(first, stranger)).reason is Reason.NOT_FOUND
     assert refused(lambda: withdraw(*[first] * 4097)).reason is Reason.BATCH_TOO_LARGE
@@ -404,8 +405,11 @@ def test_suspects_are_told_the_likeliest_first_until_they_are_withdrawn(running:
     assert listed(1) == [ids[0]]
 
 
-@pytest.mark.parametrize("limit", [0, 1001, 2**32 - 1])
-def test_a_list_of_suspects_is_bounded(running: Running, limit: int) -> None:
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [(0, Reason.FIELD_REQUIRED), (1001, Reason.FIELD_RANGE), (2**32 - 1, Reason.FIELD_RANGE)],
+)
+def test_a_list_of_suspects_is_bounded(running: Running, limit: int, reason: Reason) -> None:
     roster = running.roster()
     error = refused(lambda: roster.ListSuspects(ListSuspectsRequest(limit=limit), timeout=10))
-    assert (error.reason, error.metadata["field"]) == (Reason.FIELD_FORMAT, "limit")
+    assert (error.reason, error.metadata["field"]) == (reason, "limit")

@@ -20,7 +20,7 @@ from gridveil.protocol.merkle import leaf_hash, verify_inclusion
 from gridveil.protocol.v1 import totals_pb2, transparency_pb2
 from gridveil_services.bootstrap.layout import CityPaths
 from gridveil_services.totals.serve import TotalsProcess
-from tests.support.log_records import lawful_log
+from tests.support.log_records import lawful_log, policy_stated, unlocked
 from tests.support.totals import city_identity, expired, publish
 from tests.support.totals_clients import client, log_stub, refusal, window
 
@@ -165,6 +165,30 @@ def test_a_monitor_prints_what_is_new_and_ends_with_one_at_a_fork(
     assert ended.exit_code == 1
     assert "LOG_FORKED" in ended.stderr
     assert (paths.profile("auditor").parent / "checkpoint.fork").exists()
+
+
+def test_locks_and_who_ended_them_are_printed(paths: CityPaths, serve: Serve) -> None:
+    policy, signer = city_identity(paths)
+    _, *others = lawful_log(policy, signer, window(0))
+    publish(paths, policy_stated(policy, 1), *others)
+    verified = run(paths, "auditor", "log", "verify", str(paths.published / "log"))
+    assert verified.exit_code == 0, verified.output
+    assert "refusals locked the key-holder: record 6, 1970-01-01" in verified.stdout
+    assert verified.stdout.endswith("; not unlocked\n")
+    publish(paths, unlocked(6))
+    serve()
+    verified = run(paths, "auditor", "log", "verify", "--json")
+    (lock,) = json.loads(verified.stdout)["locks"]
+    assert (lock["record"], lock["unlocked_by"]) == (6, 9)
+    options = ["log", "monitor", "--from", "0", "--interval", "0.05", "--count", "10"]
+    followed = run(paths, "auditor", *options, "--json")
+    lines = [json.loads(line) for line in followed.stdout.splitlines()]
+    assert [line["index"] for line in lines if line.get("locks_keyholder")] == [6]
+    assert lines[0]["refusals_per_day"] == 1
+    assert (lines[9]["kind"], lines[9]["locked_at_index"]) == ("keyholder_unlocked", 6)
+    shown = run(paths, "auditor", *options).stdout.splitlines()
+    assert shown[6].endswith("failures 0, locks keyholder")
+    assert shown[9].endswith("locked_at_index 6")
 
 
 def test_a_monitor_without_a_service_gives_up_when_it_is_told_to(paths: CityPaths) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import queue
 import threading
 import time
@@ -252,6 +253,17 @@ class TestUnaryCalls:
             for call in stalled:
                 assert failure(call.result).code() is grpc.StatusCode.CANCELLED
             assert gate.entered.qsize() == 1
+
+    def test_sender_that_never_says_that_this_was_all_is_given_up(
+        self, certificates: Certificates, gate: Gate
+    ) -> None:
+        gate.open.set()
+        with serving(certificates, gate.handlers(), patience=Patience(body_s=0.5)) as (_, caller):
+            messages = itertools.chain([b""], silence())
+            assert failure(caller.upload(SUBMIT, messages).result).code() is (
+                grpc.StatusCode.CANCELLED
+            )
+            assert gate.entered.empty()
 
     def test_answers_that_nobody_takes_are_bounded_and_given_up(
         self, certificates: Certificates, gate: Gate

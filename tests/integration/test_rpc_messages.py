@@ -32,6 +32,7 @@ from tests.support.rpc import (
     RELEASE,
     STREAM,
     SUBMIT,
+    WATCH,
     Caller,
     Certificates,
     Handler,
@@ -157,6 +158,20 @@ def test_missing_field_is_named_in_a_field_violation(caller: Caller) -> None:
 def test_call_without_a_message_is_refused(caller: Caller, board: Board) -> None:
     error = refusal(caller.upload(SUBMIT, iter([])).result)
     assert error.reason is Reason.STREAM_PROTOCOL
+    assert not board.handled
+
+
+@pytest.mark.parametrize("second", [KNOWN, b"", b"\xff\xff\xff"])
+def test_second_message_of_a_unary_call_is_refused(
+    caller: Caller, board: Board, second: bytes
+) -> None:
+    """Even an empty one: who sends two means something else than what the first says."""
+    messages = [KNOWN, second]
+    for call in (
+        caller.upload(SUBMIT, iter(messages)).result,
+        lambda: list(caller.stream(WATCH, iter(messages))),
+    ):
+        assert refusal(call).reason is Reason.STREAM_PROTOCOL
     assert not board.handled
 
 

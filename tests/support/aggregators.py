@@ -23,6 +23,7 @@ import grpc
 from gridveil.clock import ManualClock
 from gridveil.profile import Profile
 from gridveil.protocol.city import CityParameters
+from gridveil.protocol.refusal_lock import MOST_REFUSALS_PER_DAY
 from gridveil.protocol.roster import RosterVersion, roster_digest
 from gridveil.protocol.v1 import aggregator_pb2, aggregator_pb2_grpc, report_pb2
 from gridveil.transport import connect, from_rpc_error
@@ -143,7 +144,10 @@ class LocalCity:
         """A city whose meters are enrolled from the window after ``start`` on."""
         from gridveil_services.demo.processes import free_addresses
 
-        made = replace(CityOptions(min_cohort=100, development=True), **options)
+        usual = CityOptions(
+            min_cohort=100, refusals_per_day=MOST_REFUSALS_PER_DAY, development=True
+        )
+        made = replace(usual, **options)
         paths = create_city(folder / "city", replace(made, addresses=free_addresses()))
         city = cls(paths, make_members(meters), start)
         try:
@@ -156,8 +160,8 @@ class LocalCity:
             city.stop_aggregator()
             city.stop_keyholder()
 
-    def start_keyholder(self) -> None:
-        self.keyholder = KeyHolder(self.keyholder_config, self.clock)
+    def start_keyholder(self, unlock: int | None = None) -> None:
+        self.keyholder = KeyHolder(self.keyholder_config, self.clock, unlock=unlock)
         self._keyholder_up.callback(self.keyholder.close)
         self._keyholder_up.enter_context(make_server(self.keyholder, self.keyholder_config)).start()
 

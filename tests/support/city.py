@@ -23,6 +23,7 @@ from gridveil.clock import ScaledClock
 from gridveil.meter_identity import MeterKeys, write_fleet
 from gridveil.profile import Profile
 from gridveil.protocol.errors import GridveilError
+from gridveil.protocol.refusal_lock import MOST_REFUSALS_PER_DAY
 from gridveil.protocol.roster import RosterVersion
 from gridveil.registrar import Registrar
 from gridveil_services.bootstrap.city import CityOptions, create_city
@@ -64,10 +65,14 @@ class TestCity:
             min_cohort: as in :class:`CityOptions`.
             origin: metering time now; None for the machine's clock.
             rate: metering seconds per real second.
-            options: of :class:`CityOptions`.
+            options: of :class:`CityOptions`, whose budget of refusals is the largest there is
+                unless they say otherwise.
         """
         development = CityOptions(
-            min_cohort=min_cohort, development=True, addresses=free_addresses()
+            min_cohort=min_cohort,
+            refusals_per_day=MOST_REFUSALS_PER_DAY,
+            development=True,
+            addresses=free_addresses(),
         )
         made = replace(development, **options)
         paths = create_city(folder / "city", made)

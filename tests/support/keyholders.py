@@ -20,6 +20,7 @@ from gridveil.clock import Clock, ManualClock
 from gridveil.profile import Tls
 from gridveil.protocol.city import CityParameters
 from gridveil.protocol.errors import GridveilError
+from gridveil.protocol.refusal_lock import MOST_REFUSALS_PER_DAY
 from gridveil.protocol.release import Total, open_total
 from gridveil.protocol.report import Report
 from gridveil_services.keyholder import identity
@@ -39,11 +40,15 @@ from tests.support.reports import (
 
 
 def make_config(folder: Path, **policy: object) -> KeyHolderConfig:
-    """A key-holder's configuration and keys in a new folder; ``policy`` changes city_policy()."""
+    """A key-holder's configuration and keys in a new folder; ``policy`` changes city_policy().
+
+    Its budget of refusals is the largest there is, so that no lock is in a test's way.
+    """
     folder.mkdir(parents=True)
     config = KeyHolderConfig(
         policy=city_policy(**policy),
         epoch_length=86_400,
+        refusals_per_day=MOST_REFUSALS_PER_DAY,
         listen="localhost:0",
         state=folder / "state",
         published=folder / "published",

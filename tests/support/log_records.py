@@ -9,6 +9,7 @@ from gridveil.protocol.v1.log_pb2 import (
     DestructionCause,
     EpochCreated,
     EpochDestroyed,
+    KeyHolderUnlocked,
     LogRecord,
     PolicyStated,
     ReleaseIntent,
@@ -60,12 +61,21 @@ def refused_claim(opened: OpenedWindow) -> LogRecord:
     )
 
 
+def policy_stated(policy: CityPolicy, refusals_per_day: int = 0) -> LogRecord:
+    stated = PolicyStated(policy=policy.encode(), refusals_per_day=refusals_per_day)
+    return LogRecord(policy_stated=stated)
+
+
+def unlocked(locked_at: int) -> LogRecord:
+    return LogRecord(keyholder_unlocked=KeyHolderUnlocked(locked_at_index=locked_at))
+
+
 def lawful_log(policy: CityPolicy, key: SigningKey, window: int) -> list[LogRecord]:
     """One epoch: a released window, a refused one and an expired one; then it is destroyed."""
     first = open_window(policy, key, window, readings(100))
     second = open_window(policy, key, window + 900, readings(100, seed=1))
     return [
-        LogRecord(policy_stated=PolicyStated(policy=policy.encode())),
+        policy_stated(policy),
         LogRecord(roster_changed=RosterChanged(version=1, count=100, enrolled=100)),
         epoch_created(first),
         claimed(first),

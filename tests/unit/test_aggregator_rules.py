@@ -269,6 +269,7 @@ class TestTime:
             (Reason.KEY_EPOCH, CLOSES - 1, None),
             (Reason.WINDOW_OPEN, CLOSES, None),
             (Reason.KEYHOLDER_UNAVAILABLE, CLOSES, None),
+            (Reason.KEYHOLDER_LOCKED, CLOSES + EXPIRY_S - 1, None),
             (Reason.ROSTER_VERSION, CLOSES, None),
             (Reason.PARTIAL_CORRUPT, CLOSES, None),
             (Reason.BUDGET_EXHAUSTED, CLOSES + EXPIRY_S, None),

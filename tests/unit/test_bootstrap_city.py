@@ -52,6 +52,7 @@ def test_every_service_loads_what_was_chosen(tmp_path: Path) -> None:
     assert policy.development
     assert policy.batch_limit == min(128, policy.most_reports_in_a_batch)
     assert keyholder.epoch_length == 86_400
+    assert keyholder.refusals_per_day == 5
     assert keyholder.listen == "127.0.0.1:9000"
     assert totals.city_id == policy.city_id
     assert totals.window_length == 3600
@@ -148,6 +149,8 @@ def test_what_fails_half_way_leaves_nothing(
         (CityOptions(min_coverage=float("nan")), "min_coverage_ppm"),
         (CityOptions(window_length=59), "window_length"),
         (CityOptions(grace=0), "grace"),
+        (CityOptions(refusals_per_day=0), "refusals_per_day"),
+        (CityOptions(refusals_per_day=97), "refusals_per_day"),
         (CityOptions(registers=()), "register"),
         (CityOptions(addresses={"keyholder": "x:1", "aggregator": "y"}), "aggregator"),
     ],

@@ -16,6 +16,7 @@ listen = "127.0.0.1:7440"
 state = "state"
 published = "published"
 key_encrypting_key_file = "kek"
+refusals_per_day = 5
 
 [tls]
 ca = "tls/ca.pem"
@@ -57,6 +58,7 @@ def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
     assert config.tls.key == tmp_path / "tls" / "key.pem"
     assert config.policy.min_coverage_ppm == 800_000
     assert config.policy.entry_audience is EntryAudience.AUDITORS
+    assert config.refusals_per_day == 5
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,10 @@ def test_coverage_is_never_rounded_down(tmp_path: Path, share: str, ppm: int | N
         ('city_id = "00', 'city_id = "', "city_id"),
         ("min_cohort = 1000\n", "", "min_cohort"),
         ("colluding = 0\n", "", "colluding"),
+        ("refusals_per_day = 5\n", "", "refusals_per_day"),
+        ("refusals_per_day = 5", "refusals_per_day = 0", "refusals_per_day"),
+        ("refusals_per_day = 5", "refusals_per_day = 97", "refusals_per_day"),
+        ("refusals_per_day = 5", "refusals_per_day = 2.5", "refusals_per_day"),
         ("min_cohort = 1000", "min_cohort = 1000\nmin_kohort = 5", "min_kohort"),
         ("min_cohort = 1000", 'min_cohort = "1000"', "min_cohort"),
         ('listen = "127.0.0.1:7440"\n', "", "listen"),

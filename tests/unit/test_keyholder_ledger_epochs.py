@@ -186,10 +186,16 @@ def test_a_policy_is_stated_when_it_changes_and_when_it_changes_back(
     ledger: Ledger, tmp_path: Path
 ) -> None:
     one, other = city_policy(), city_policy(failure_budget=2)
-    for policy in (one, one, other, other, one):
-        ledger.policy_stated(policy)
-    stated = [record.policy_stated.policy for record in records(tmp_path, "policy_stated")]
-    assert stated == [one.encode(), other.encode(), one.encode()]
+    for policy, refusals in ((one, 5), (one, 5), (other, 5), (other, 5), (one, 5), (one, 6)):
+        ledger.policy_stated(policy, refusals)
+    stated = [record.policy_stated for record in records(tmp_path, "policy_stated")]
+    assert [found.policy for found in stated] == [
+        one.encode(),
+        other.encode(),
+        one.encode(),
+        one.encode(),
+    ]
+    assert [found.refusals_per_day for found in stated] == [5, 5, 5, 6]
 
 
 # A restart.
@@ -205,14 +211,14 @@ def test_a_restart_knows_failures_ends_roster_and_policy(tmp_path: Path) -> None
     refuse(first, W + 11 * LENGTH, 1, OTHER)
     first.claim(W + 12 * LENGTH, DIGEST, OTHER.digest, 1)
     first.roster_changed(version(2), enrolled=2, withdrawn=0)
-    first.policy_stated(city_policy())
+    first.policy_stated(city_policy(), 5)
     known, size = first.epochs(), len(LogReader(tmp_path / "log").poll())
     first.close()
     second = open_ledger(tmp_path)
     assert second.epochs() == known
     assert second.epochs()[ID].failures == 5
     second.roster_changed(version(2), enrolled=2, withdrawn=0)
-    second.policy_stated(city_policy())
+    second.policy_stated(city_policy(), 5)
     assert len(LogReader(tmp_path / "log").poll()) == size, "nothing was said again"
     second.refused(W + 12 * LENGTH, DIGEST, 1)
     assert second.epochs()[OTHER.epoch.epoch_id].failures == 2

@@ -53,6 +53,8 @@ def outside_epoch() -> CityParameters:
         ({}, {"state": WindowState(Status.PENDING, DIGEST)}, Reason.WINDOW_PINNED),
         ({}, {"state": WindowState(Status.RELEASED, DIGEST)}, Reason.WINDOW_PINNED),
         ({}, {"now": WINDOW + 900 + 86_400.0}, Reason.WINDOW_EXPIRED),
+        ({}, {"locked": True}, Reason.KEYHOLDER_LOCKED),
+        ({}, {"locked": True, "spent": True}, Reason.KEYHOLDER_LOCKED),
         ({}, {"parameters": None}, Reason.KEY_EPOCH),
         ({}, {"parameters": outside_epoch()}, Reason.KEY_EPOCH),
         ({}, {"now": CLOSES - 0.001}, Reason.WINDOW_OPEN),
@@ -123,6 +125,29 @@ def test_a_window_that_nothing_claimed_is_not_settled() -> None:
 
 def test_the_same_release_is_settled_again() -> None:
     assert is_settled_by(WindowState(Status.RELEASED, DIGEST), DIGEST)
+
+
+def test_while_locked_only_what_is_over_is_told_so() -> None:
+    """Nothing is said of a window that may yet be claimed."""
+    locked = replace(FACTS, locked=True)
+    answers = set()
+    for header, facts in (
+        (HEADER, locked),
+        (replace(HEADER, roster_version=9, count=1, lanes=7), locked),
+        (HEADER, replace(locked, now=0.0, parameters=None, roster=None)),
+    ):
+        with pytest.raises(Unavailable) as refusal:
+            check_release(header, facts)
+        answers.add((refusal.value.reason, refusal.value.message, refusal.value.retry_after_s))
+    assert len(answers) == 1
+    assert answers.pop()[2] is None
+    for over, reason in (
+        ({"now": WINDOW + 900 + 86_400.0}, Reason.WINDOW_EXPIRED),
+        ({"state": WindowState(Status.RELEASED, DIGEST)}, Reason.WINDOW_PINNED),
+    ):
+        with pytest.raises(GridveilError) as told:
+            check_release(HEADER, replace(locked, **over))
+        assert told.value.reason is reason
 
 
 @pytest.mark.parametrize("status", [Status.PENDING, Status.RELEASED, Status.REFUSED])

@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 from nacl.signing import SigningKey
 
-from gridveil.log_audit import LogAudit, payloads_in
+from gridveil.log_audit import Lock, LogAudit, payloads_in
 from gridveil.protocol.checkpoint import TreeHead
 from gridveil.protocol.errors import IntegrityLost, MalformedInput, Reason
 from gridveil.protocol.merkle import leaf_hash, root
 from gridveil.protocol.v1.log_pb2 import LogRecord
 from gridveil_services.releaselog.signing import LogSigner
 from gridveil_services.releaselog.writer import LogWriter
-from tests.support.log_records import lawful_log
+from tests.support.log_records import lawful_log, policy_stated, unlocked
 from tests.support.reports import CITY_ID, WINDOW, city_policy
 from tests.support.totals import expired, open_window, readings, released
 
 KEY = SigningKey(b"k" * 32)
 LOG = lawful_log(city_policy(), KEY, WINDOW)
+STATED = policy_stated(city_policy(), refusals_per_day=1)
 POLICY, ROSTER, CREATED, CLAIM, TOTAL, OTHER_CLAIM, REFUSAL, EXPIRY, DESTROYED = LOG
 
 
@@ -88,6 +89,11 @@ UNLAWFUL = {
     "an epoch destroyed twice": [CREATED, DESTROYED, DESTROYED],
     "an epoch destroyed that never was": [DESTROYED],
     "a roster that goes back": [ROSTER, ROSTER],
+    "a claim by a locked key-holder": [STATED, CREATED, OTHER_CLAIM, REFUSAL, CLAIM],
+    "an unlocking of what is not locked": [STATED, CREATED, unlocked(1)],
+    "an unlocking of another lock": [STATED, CREATED, OTHER_CLAIM, REFUSAL, unlocked(2)],
+    "a second unlocking": [STATED, CREATED, OTHER_CLAIM, REFUSAL, unlocked(3), unlocked(3)],
+    "an impossible budget": [policy_stated(city_policy(), 97)],
     "a record of no kind": [LogRecord(recorded_at_ms=1)],
 }
 
@@ -100,6 +106,18 @@ def test_an_unlawful_record_is_named_by_its_place(case: str) -> None:
         audit.add(last.SerializeToString(deterministic=True))
     assert refusal.value.reason is Reason.LOG_CORRUPT
     assert f"record {len(before)} " in refusal.value.message
+
+
+def test_locks_and_unlockings_are_told_by_their_records() -> None:
+    locked = [STATED, CREATED, OTHER_CLAIM, changed(REFUSAL, at(5_000))]
+    assert audited(locked).locks == {3: Lock(3, 5_000)}
+    audit = audited([*locked, expired(WINDOW + 9000), unlocked(3), CLAIM, TOTAL])
+    assert audit.locks == {3: Lock(3, 5_000, unlocked_by=5)}
+    assert audited(LOG).locks == {}, "a log that states no budget never locks"
+
+
+def at(milliseconds: int) -> Callable[[LogRecord], object]:
+    return lambda record: setattr(record, "recorded_at_ms", milliseconds)
 
 
 def test_bytes_that_are_no_record_are_refused() -> None:

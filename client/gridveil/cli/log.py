@@ -19,7 +19,7 @@ from gridveil.cli.arguments import (
 )
 from gridveil.cli.extensions import ExtensibleGroup
 from gridveil.cli.output import EXIT_CODES, one_line, print_json, print_line, utc, window_json
-from gridveil.log_audit import CHECKPOINT, LogAudit, payloads_in
+from gridveil.log_audit import CHECKPOINT, Lock, LogAudit, payloads_in
 from gridveil.log_view import LogView
 from gridveil.operator import NotReleased, Operator
 from gridveil.profile import Profile
@@ -102,10 +102,11 @@ def monitor(
             first = len(next(batches))
         found = (pair for batch in batches for pair in batch)
         for index, record in islice((pair for pair in found if pair[0] >= first), count):
+            locks = index in audit.locks
             if json:
-                print_json(record_json(index, record))
+                print_json(record_json(index, record, locks=locks))
             else:
-                print_line(record_line(index, record))
+                print_line(record_line(index, record, locks=locks))
 
 
 @app.command()
@@ -206,6 +207,7 @@ def _report(profile: Profile, audit: LogAudit, checkpoint: Checkpoint, json: boo
                 "size": head.size,
                 "root": head.root.hex(),
                 "records": dict(sorted(audit.kinds.items())),
+                "locks": [_lock_json(lock) for lock in audit.locks.values()],
                 "witnesses": witnesses,
                 "checkpoint": checkpoint.note.decode(),
             }
@@ -214,6 +216,8 @@ def _report(profile: Profile, audit: LogAudit, checkpoint: Checkpoint, json: boo
     print_line(f"{head.origin}: {head.size:,} records, root {head.root.hex()}")
     for line in _checked(audit, witnesses):
         print_line(f"  ok  {line}")
+    for lock in audit.locks.values():
+        print_line(f"  !!  {_lock_line(lock)}")
 
 
 def _checked(audit: LogAudit, witnesses: list[str]) -> list[str]:
@@ -227,8 +231,22 @@ def _checked(audit: LogAudit, witnesses: list[str]) -> list[str]:
     return [*lines, f"cosigned by {', '.join(witnesses)}"] if witnesses else lines
 
 
-def record_json(index: int, record: LogRecord) -> dict[str, Any]:
-    """A record as programs read it."""
+def _lock_json(lock: Lock) -> dict[str, Any]:
+    return {
+        "record": lock.record,
+        "recorded_at": utc(lock.recorded_at_ms // 1000),
+        "unlocked_by": lock.unlocked_by,
+    }
+
+
+def _lock_line(lock: Lock) -> str:
+    end = "not unlocked" if lock.unlocked_by is None else f"unlocked by record {lock.unlocked_by}"
+    at = utc(lock.recorded_at_ms // 1000)
+    return f"refusals locked the key-holder: record {lock.record}, {at}; {end}"
+
+
+def record_json(index: int, record: LogRecord, *, locks: bool = False) -> dict[str, Any]:
+    """A record as programs read it; ``locks`` if it is the refusal that locked the key-holder."""
     kind = record.WhichOneof("event") or ""
     shown: dict[str, Any] = {
         "index": index,
@@ -238,18 +256,18 @@ def record_json(index: int, record: LogRecord) -> dict[str, Any]:
     event = getattr(record, kind)
     if hasattr(event, "window_start"):
         shown |= window_json(event.window_start)
-    return shown | _details(kind, record)
+    return shown | _details(kind, record) | ({"locks_keyholder": True} if locks else {})
 
 
-def record_line(index: int, record: LogRecord) -> str:
+def record_line(index: int, record: LogRecord, *, locks: bool = False) -> str:
     """A record as people read it."""
-    shown = record_json(index, record)
+    shown = record_json(index, record, locks=locks)
     details = (
-        f"{key} {value}"
+        key.replace("_", " ") if value is True else f"{key} {value}"
         for key, value in shown.items()
         if key not in {"index", "recorded_at", "kind", "window_start"}
     )
-    return f"{index:>6}  {shown['recorded_at']}  {shown['kind']:<15}  {', '.join(details)}"
+    return f"{index:>6}  {shown['recorded_at']}  {shown['kind']:<18}  {', '.join(details)}"
 
 
 def _details(kind: str, record: LogRecord) -> dict[str, Any]:
@@ -278,4 +296,8 @@ def _details(kind: str, record: LogRecord) -> dict[str, Any]:
                 "enrolled": roster.enrolled,
                 "withdrawn": roster.withdrawn,
             }
+        case "policy_stated":
+            return {"refusals_per_day": record.policy_stated.refusals_per_day}
+        case "keyholder_unlocked":
+            return {"locked_at_index": record.keyholder_unlocked.locked_at_index}
     return {}

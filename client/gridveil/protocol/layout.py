@@ -54,7 +54,14 @@ def blob(value: bytes) -> bytes:
 
 
 def fixed(value: bytes, size: int, field: str) -> bytes:
-    """``value`` if it has exactly ``size`` bytes, else FIELD_FORMAT naming the field."""
+    """``value`` if it has exactly ``size`` bytes.
+
+    Raises:
+        MalformedInput: FIELD_REQUIRED if it is empty, FIELD_FORMAT for another length; both name
+            the field.
+    """
+    if not value:
+        raise MalformedInput(Reason.FIELD_REQUIRED, f"{field} is required", field=field)
     if len(value) != size:
         raise MalformedInput(Reason.FIELD_FORMAT, f"{field} must be {size} bytes", field=field)
     return value

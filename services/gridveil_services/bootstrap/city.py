@@ -23,6 +23,7 @@ from gridveil.protocol.city import (
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES
 from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET
+from gridveil.protocol.refusal_lock import check_refusals_per_day
 from gridveil_services.bootstrap.certificates import Authority, write_tls_folder
 from gridveil_services.bootstrap.layout import CLIENTS, ENDPOINTS, SERVICES, CityPaths
 from gridveil_services.bootstrap.toml import Value, dumps
@@ -67,6 +68,8 @@ class CityOptions:
     entry_audience: EntryAudience = EntryAudience.AUDITORS
     failing_lanes: FailingLanes = FailingLanes.LEAVE_OUT
     failure_budget: int = 5
+    refusals_per_day: int = 5
+    """Refused windows within 24 hours that lock the key-holder; no part of the policy."""
     development: bool = False
     addresses: Mapping[str, str] = field(default_factory=neighbouring_ports)
     """``host:port`` by service."""
@@ -114,6 +117,7 @@ def create_city(folder: Path, options: CityOptions | None = None) -> CityPaths:
     """
     options = options or CityOptions()
     policy = options.policy(secrets.token_bytes(ID_BYTES))
+    check_refusals_per_day(options.refusals_per_day)
     _check_addresses(options.addresses)
     folder = folder.absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -121,7 +125,7 @@ def create_city(folder: Path, options: CityOptions | None = None) -> CityPaths:
     make_folder(folder.parent)
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     try:
-        _Maker(CityPaths(unfinished), policy, options.addresses).make()
+        _Maker(CityPaths(unfinished), policy, options).make()
         _move(unfinished, folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -131,10 +135,11 @@ def create_city(folder: Path, options: CityOptions | None = None) -> CityPaths:
 
 
 class _Maker:
-    def __init__(self, paths: CityPaths, policy: CityPolicy, addresses: Mapping[str, str]) -> None:
+    def __init__(self, paths: CityPaths, policy: CityPolicy, options: CityOptions) -> None:
         self._paths = paths
         self._policy = policy
-        self._addresses = addresses
+        self._addresses = options.addresses
+        self._refusals_per_day = options.refusals_per_day
 
     def make(self) -> None:
         self._make_certificates()
@@ -188,6 +193,7 @@ class _Maker:
             "state": "state",
             "published": "published",
             "key_encrypting_key_file": "kek",
+            "refusals_per_day": self._refusals_per_day,
             "tls": _TLS,
             "policy": {
                 "parameter_set": policy.parameter_set,

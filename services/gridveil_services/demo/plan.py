@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gridveil.protocol.city import MIN_HONEST, MOST_FAILURES
 from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil.protocol.refusal_lock import MOST_REFUSALS_PER_DAY
 from gridveil.reporting import EXPORT_REGISTER, IMPORT_REGISTER
 from gridveil.simulator.csv_source import CsvSource
 from gridveil.simulator.readings import ReadingBounds, Readings, ReadingSource
@@ -34,6 +35,10 @@ LEFT_OUT_COVERAGE = 0.5
 _SHORTEST_WINDOW_S = 4.0
 _SHORTEST_ROTATING_WINDOW_S = 9.0
 """With misbehaving meters: an epoch that is spent is followed before the next window's reports."""
+_WINDOW_S_A_START_S = 3.0
+"""Real seconds of a window for each that the key-holder takes to start: what the machine is slow in
+there, it is slow in with reports and releases too."""
+_LONGEST_SLOW_WINDOW_S = 60.0
 _LEAST_METERS_IN_LANES = 300
 _WINDOW_S_A_METER = 0.01
 _MOST_METERS = 20_000
@@ -107,12 +112,19 @@ class DemoPlan:
         self._table = self._read()
         self.truth = {window: self.truth_of(window) for window in self.windows}
 
-    @property
-    def rate(self) -> float:
-        """Metering seconds per real second: slow enough to encrypt a window's reports twice."""
+    def rate(self, start_s: float) -> float:
+        """Metering seconds per real second: slow enough to encrypt a window's reports twice.
+
+        The services' clock cannot wait for them once it runs, so it is slower from the beginning
+        where the machine is.
+
+        Args:
+            start_s: real seconds that the key-holder took to start on this machine just now.
+        """
         rotating = self.options.misbehaving > 0
         shortest = _SHORTEST_ROTATING_WINDOW_S if rotating else _SHORTEST_WINDOW_S
-        return WINDOW_S / max(shortest, self.options.meters * _WINDOW_S_A_METER)
+        slow = min(start_s * _WINDOW_S_A_START_S, _LONGEST_SLOW_WINDOW_S)
+        return WINDOW_S / max(shortest, slow, self.options.meters * _WINDOW_S_A_METER)
 
     @property
     def city(self) -> CityOptions:
@@ -125,6 +137,7 @@ class DemoPlan:
             window_length=WINDOW_S,
             grace=GRACE_S,
             min_cohort=MIN_HONEST,
+            refusals_per_day=MOST_REFUSALS_PER_DAY,
             development=True,
             addresses=free_addresses(),
         )

@@ -149,7 +149,7 @@ def run_demo(plan: DemoPlan, audience: Audience) -> DemoResult:
         return DemoResult(
             city_id=Profile.load(paths.profile("operator")).city_id,
             city=plan.city,
-            rate=plan.rate,
+            rate=clock.rate,
             windows=windows,
             tally=tally,
             findings=inspect(paths),
@@ -188,7 +188,8 @@ def _enrol(plan: DemoPlan, paths: CityPaths, audience: Audience) -> float:
 
 def _clock(plan: DemoPlan, start_s: float) -> ScaledClock:
     lead_s = max(_LEAST_LEAD_S, len(SERVICES) * _SPARE_STARTS * start_s)
-    return ScaledClock(plan.first_window + WINDOW_S - plan.rate * lead_s, time.time(), plan.rate)
+    rate = plan.rate(start_s)
+    return ScaledClock(plan.first_window + WINDOW_S - rate * lead_s, time.time(), rate)
 
 
 @contextmanager

@@ -27,6 +27,14 @@ def serve(
     config: ConfigOption,
     clock_origin: ClockOrigin = None,
     clock_rate: ClockRate = 1.0,
+    unlock: Annotated[
+        int | None,
+        typer.Option(
+            metavar="INDEX",
+            min=0,
+            help="Release again although that record of the release log locked the key-holder.",
+        ),
+    ] = None,
 ) -> None:
     """Serve releases and the roster until SIGTERM.
 
@@ -36,6 +44,9 @@ def serve(
 
     If the key-encrypting key is sealed, it waits for officers to give their shares with "gridveil
     keyholder unseal" first.
+
+    When refused windows have locked it, it releases nothing until it is started with --unlock and
+    the index of the record that its alarm names. No other index is taken.
 
     Example: gridveil keyholder serve --config springfield/keyholder/keyholder.toml
     """
@@ -48,7 +59,7 @@ def serve(
     with one_line_on_failure():
         loaded = KeyHolderConfig.load(config)
         clock = make_clock(clock_origin, clock_rate, development=loaded.policy.development)
-        process.serve(loaded, clock)
+        process.serve(loaded, clock, unlock)
 
 
 @app.command()

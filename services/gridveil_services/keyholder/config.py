@@ -12,6 +12,7 @@ from gridveil.protocol.city import PPM, CityPolicy, EntryAudience, FailingLanes,
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES
 from gridveil.protocol.note import NoteKey
+from gridveil.protocol.refusal_lock import check_refusals_per_day
 from gridveil_services.keyholder.witnesses import NO_WITNESSES, WitnessEndpoint, WitnessSettings
 
 _LONGEST_EPOCH_S = 31 * 86_400
@@ -71,6 +72,7 @@ class KeyHolderFile(ConfigFile, frozen=True, kw_only=True):
     state: str
     published: str
     key_encrypting_key_file: str
+    refusals_per_day: int
     sealed_key_encrypting_key_file: str = "kek.sealed"
     tls: TlsFiles
     policy: PolicySection
@@ -84,6 +86,8 @@ class KeyHolderConfig:
     policy: CityPolicy
     epoch_length: int
     """Seconds that one epoch's keys serve."""
+    refusals_per_day: int
+    """Windows refused within 24 hours that lock the key-holder."""
     listen: str
     state: Path
     published: Path
@@ -105,9 +109,11 @@ class KeyHolderConfig:
         length = file.policy.epoch_length
         if not policy.window_length <= length <= _LONGEST_EPOCH_S or length % policy.window_length:
             raise _invalid("epoch_length", "is a multiple of window_length, at most 31 days")
+        check_refusals_per_day(file.refusals_per_day)
         return cls(
             policy,
             length,
+            file.refusals_per_day,
             file.listen,
             folder / file.state,
             folder / file.published,

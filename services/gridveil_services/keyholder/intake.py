@@ -40,7 +40,7 @@ def read_header(messages: Iterator[ReleaseMessage], city_id: bytes) -> tuple[Rel
     if message is None or message.WhichOneof("part") != "header":
         raise _out_of_order("a release begins with its header")
     header = message.header
-    parameters = required_digest(header.parameters_digest, "parameters_digest")
+    parameters = fixed(header.parameters_digest, DIGEST_BYTES, "parameters_digest")
     return (
         ReleaseHeader(
             city_id,
@@ -50,15 +50,8 @@ def read_header(messages: Iterator[ReleaseMessage], city_id: bytes) -> tuple[Rel
             header.lanes,
             header.count,
         ),
-        required_digest(header.release_digest, "release_digest"),
+        fixed(header.release_digest, DIGEST_BYTES, "release_digest"),
     )
-
-
-def required_digest(value: bytes, field: str) -> bytes:
-    """A digest in a message, or FIELD_REQUIRED or FIELD_FORMAT naming its field."""
-    if not value:
-        raise MalformedInput(Reason.FIELD_REQUIRED, f"{field} is required", field=field)
-    return fixed(value, DIGEST_BYTES, field)
 
 
 class Intake:

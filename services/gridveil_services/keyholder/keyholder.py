@@ -16,6 +16,7 @@ from gridveil_services.keyholder.ledger import Ledger
 from gridveil_services.keyholder.publication import LOG, Publication
 from gridveil_services.keyholder.release import Releases
 from gridveil_services.keyholder.roster_store import RosterStore
+from gridveil_services.keyholder.settlement import alarm_if_locked
 from gridveil_services.keyholder.spool import SpoolFolder
 from gridveil_services.keyholder.suspicion import Suspicions
 from gridveil_services.keyholder.upkeep import Upkeep
@@ -27,7 +28,12 @@ class KeyHolder:
     """All parts of one key-holder. Opening it settles what a crash left claimed."""
 
     def __init__(
-        self, config: KeyHolderConfig, clock: Clock, at_rest: AtRest | None = None
+        self,
+        config: KeyHolderConfig,
+        clock: Clock,
+        at_rest: AtRest | None = None,
+        *,
+        unlock: int | None = None,
     ) -> None:
         """Open everything, or refuse to start.
 
@@ -35,10 +41,13 @@ class KeyHolder:
             config: a checked configuration.
             clock: metering time.
             at_rest: with the key-encrypting key; by default the one in its file.
+            unlock: index in the release log of the refusal that locked the key-holder, to have
+                it release again.
 
         Raises:
             GridveilError: the log, the keys or the roster are damaged, held by another process,
-                or do not belong together; the key-encrypting key is not the right one.
+                or do not belong together; the key-encrypting key is not the right one; the
+                key-holder is not locked by the refusal that is to be unlocked.
         """
         policy, state = config.policy, config.state
         if at_rest is None:
@@ -83,8 +92,11 @@ class KeyHolder:
             opened.callback(self.upkeep.stop)
             self.ring.load()
             self.ring.retire_spent(clock.now())
-            self.ledger.policy_stated(policy)
             self._check_roster()
+            if unlock is not None:
+                self.ledger.unlock(unlock)
+            alarm_if_locked(self.ledger)
+            self.ledger.policy_stated(policy, config.refusals_per_day)
             self._log_roster()
             self.releases.settle_pending()
             self.upkeep.tick()

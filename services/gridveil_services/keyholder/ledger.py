@@ -13,14 +13,23 @@ from pathlib import Path
 
 from gridveil.clock import Clock
 from gridveil.protocol.city import CityParameters, CityPolicy
-from gridveil.protocol.errors import Conflict, GridveilError, IntegrityLost, MalformedInput, Reason
+from gridveil.protocol.errors import (
+    Conflict,
+    GridveilError,
+    IntegrityLost,
+    MalformedInput,
+    Reason,
+    Unavailable,
+)
 from gridveil.protocol.layout import DIGEST_BYTES, ID_BYTES
+from gridveil.protocol.refusal_lock import RefusalLock
 from gridveil.protocol.release import Total
 from gridveil.protocol.roster import RosterVersion
 from gridveil.protocol.v1.log_pb2 import (
     DestructionCause,
     EpochCreated,
     EpochDestroyed,
+    KeyHolderUnlocked,
     LogRecord,
     PolicyStated,
     ReleaseIntent,
@@ -30,7 +39,7 @@ from gridveil.protocol.v1.log_pb2 import (
     WindowReleased,
 )
 from gridveil.protocol.v1.totals_pb2 import SignedTotal
-from gridveil_services.keyholder.policy import FINAL, UNCLAIMED, Status, WindowState
+from gridveil_services.keyholder.policy import FINAL, UNCLAIMED, Status, WindowState, locked
 from gridveil_services.releaselog.signing import LogSigner
 from gridveil_services.releaselog.writer import LogWriter
 
@@ -80,7 +89,9 @@ class Ledger:
         self._parameters: dict[int, bytes] = {}
         """Digest of the parameters that a window was claimed under."""
         self._roster_version = 0
-        self._policy = b""
+        self._stated = PolicyStated()
+        self._size = 0
+        self._refusals = RefusalLock()
         self._confirm: Callable[[float], None] = _unwitnessed
         self._log = LogWriter(folder, signer, self._replay, witnessed=witnessed)
 
@@ -144,8 +155,8 @@ class Ledger:
         """Settle for ever which release the window belongs to; before anything is decrypted.
 
         Raises:
-            Unavailable: NOT_WITNESSED if the witnesses, if there are any, do not confirm; after
-                the claim is made that stops everything until a restart.
+            Unavailable: KEYHOLDER_LOCKED; NOT_WITNESSED if the witnesses, if there are any, do
+                not confirm; after the claim is made that stops everything until a restart.
         """
         self._confirm(0.0)
         intent = ReleaseIntent(
@@ -219,11 +230,41 @@ class Ledger:
                 )
                 self._record(LogRecord(roster_changed=changed))
 
-    def policy_stated(self, policy: CityPolicy) -> None:
-        """The policy from now on; nothing if it is the one that was stated last."""
+    def policy_stated(self, policy: CityPolicy, refusals_per_day: int) -> None:
+        """Policy and budget of refusals from now on; nothing if they were stated last."""
+        stated = PolicyStated(policy=policy.encode(), refusals_per_day=refusals_per_day)
         with self._lock:
-            if (encoded := policy.encode()) != self._policy:
-                self._record(LogRecord(policy_stated=PolicyStated(policy=encoded)))
+            if stated != self._stated:
+                self._record(LogRecord(policy_stated=stated))
+
+    @property
+    def locked_at(self) -> int | None:
+        """Index of the refusal that locked the key-holder; None if it is not locked."""
+        return self._refusals.locked_at
+
+    def unlock(self, locked_at: int) -> None:
+        """Let windows be claimed again; nothing if this very lock was unlocked before.
+
+        Args:
+            locked_at: index of the refusal that locked the key-holder.
+
+        Raises:
+            Unavailable: KEYHOLDER_LOCKED if another one did.
+            MalformedInput: CONFIG_INVALID if it is not locked.
+        """
+        with self._lock:
+            held = self._refusals
+            if held.locked_at is None and held.unlocked_at == locked_at:
+                return
+            if held.locked_at is None:
+                raise MalformedInput(Reason.CONFIG_INVALID, "the key-holder is not locked")
+            if held.locked_at != locked_at:
+                raise Unavailable(
+                    Reason.KEYHOLDER_LOCKED,
+                    f"record {held.locked_at} of the release log locked it, not {locked_at}",
+                )
+            unlocked = KeyHolderUnlocked(locked_at_index=locked_at)
+            self._record(LogRecord(keyholder_unlocked=unlocked))
 
     def _record(self, *records: LogRecord) -> None:
         with self._lock:
@@ -238,14 +279,16 @@ class Ledger:
     def _replay(self, record: LogRecord) -> None:
         try:
             self._check(record)
-        except (Conflict, MalformedInput):
+        except (Conflict, MalformedInput, Unavailable):
             raise IntegrityLost(
                 Reason.LOG_CORRUPT, "the release log is corrupt: it contradicts itself"
             ) from None
         self._apply(record)
 
     def _check(self, record: LogRecord) -> None:
-        """Raise WINDOW_PINNED unless the record may follow what is there."""
+        """Raise WINDOW_PINNED or KEYHOLDER_LOCKED unless the record may follow what is there."""
+        if not self._refusals.permits(record):
+            raise locked() if record.HasField("intent") else _contradiction()
         match record.WhichOneof("event"):
             case "intent":
                 self._demand(record.intent.window_start, UNCLAIMED)
@@ -283,6 +326,8 @@ class Ledger:
             raise _contradiction()
 
     def _apply(self, record: LogRecord) -> None:
+        self._refusals = self._refusals.after(self._size, record)
+        self._size += 1
         match record.WhichOneof("event"):
             case "intent":
                 intent = record.intent
@@ -306,7 +351,7 @@ class Ledger:
             case "roster_changed":
                 self._roster_version = record.roster_changed.version
             case "policy_stated":
-                self._policy = record.policy_stated.policy
+                self._stated = record.policy_stated
 
     def _settle(self, window_start: int, status: Status, release_digest: bytes) -> None:
         self._windows[window_start] = WindowState(status, release_digest)

@@ -68,6 +68,8 @@ class Facts:
     """The key-holder's own configuration of today."""
     spent: bool = False
     """Whether the keys of the window's epoch must not decrypt any more, or are gone for that."""
+    locked: bool = False
+    """Whether too many windows were refused, and nobody has unlocked the key-holder since."""
 
 
 def is_settled_by(state: WindowState, release_digest: bytes) -> bool:
@@ -99,6 +101,7 @@ def check_release(header: ReleaseHeader, facts: Facts) -> None:
         WrongState: WINDOW_EXPIRED, KEY_EPOCH, WINDOW_OPEN (with ``closes``, Unix seconds),
             ROSTER_VERSION or COHORT_TOO_SMALL.
         Conflict: WINDOW_PINNED if anything has claimed the window.
+        Unavailable: KEYHOLDER_LOCKED, whatever else is wrong with a window that may be claimed.
     """
     rules = facts.policy.rules
     rules.check_aligned(header.window_start)
@@ -106,6 +109,8 @@ def check_release(header: ReleaseHeader, facts: Facts) -> None:
         raise _settled()
     if facts.now >= rules.expires(header.window_start):
         raise _expired()
+    if facts.locked:
+        raise locked()
     # The signed policy of a spent epoch may be gone with its keys.
     signed = facts.policy
     if not facts.spent:
@@ -159,6 +164,13 @@ def failure_budget(signed: CityPolicy, own: CityPolicy) -> int:
 def refused() -> WrongState:
     """REFUSED: one text, one shape, whatever the cause."""
     return WrongState(Reason.REFUSED, "the release was refused; the window stays without a total")
+
+
+def locked() -> Unavailable:
+    """KEYHOLDER_LOCKED, without a time to come back: only somebody unlocks it."""
+    return Unavailable(
+        Reason.KEYHOLDER_LOCKED, "too many windows were refused: nothing is released until unlocked"
+    )
 
 
 def busy() -> Unavailable:

@@ -214,6 +214,7 @@ class Releases:
             roster=version,
             policy=self._policy,
             spent=self._is_lost(header, keys),
+            locked=self._ledger.locked_at is not None,
         )
         check_release(header, facts)
         if self._ledger.failed:

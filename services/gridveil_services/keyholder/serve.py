@@ -34,7 +34,7 @@ def make_server(keyholder: KeyHolder, config: KeyHolderConfig) -> Server:
     )
 
 
-def serve(config: KeyHolderConfig, clock: Clock) -> None:
+def serve(config: KeyHolderConfig, clock: Clock, unlock: int | None = None) -> None:
     """Serve until a signal comes; refuses to start as :class:`KeyHolder` says.
 
     With a sealed key-encrypting key it first waits for officers' shares, or for the signal.
@@ -43,7 +43,7 @@ def serve(config: KeyHolderConfig, clock: Clock) -> None:
     server_credentials(config.tls, Role.KEYHOLDER, config.city_id)
     with _ending_on_signal():
         at_rest = open_at_rest(config)
-    keyholder = KeyHolder(config, clock, at_rest)
+    keyholder = KeyHolder(config, clock, at_rest, unlock=unlock)
     try:
         server = make_server(keyholder, config)
         keyholder.witnesses.start()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from gridveil.protocol.errors import MalformedInput, NotFound, Reason, WrongState
-from gridveil.protocol.layout import ID_BYTES, fixed
+from gridveil.protocol.layout import DIGEST_BYTES, ID_BYTES, fixed
 from gridveil.protocol.release import CHUNK_BYTES, ENTRY_BYTES
 from gridveil.protocol.roster import RosterVersion, open_enrolment
 from gridveil.protocol.v1 import keyholder_pb2
@@ -27,7 +27,6 @@ from gridveil.protocol.v1.keyholder_pb2 import (
     Suspect,
     WithdrawMetersRequest,
 )
-from gridveil_services.keyholder.intake import required_digest
 from gridveil_services.keyholder.keyholder import KeyHolder
 from gridveil_services.rpc import Binding, Call, Role
 
@@ -73,7 +72,7 @@ class KeyHolderService:
         self, request: PrecheckEntriesRequest, call: Call
     ) -> PrecheckEntriesResponse:
         """Checks entries before their window's release; settles nothing."""
-        digest = required_digest(request.parameters_digest, "parameters_digest")
+        digest = fixed(request.parameters_digest, DIGEST_BYTES, "parameters_digest")
         entries = request.entries
         if not entries:
             raise MalformedInput(Reason.FIELD_REQUIRED, "entries is required", field="entries")
@@ -90,7 +89,7 @@ class KeyHolderService:
         self, request: GetReleaseProgressRequest, call: Call
     ) -> ReleaseProgress:
         """What a resumed stream need not send again."""
-        digest = required_digest(request.release_digest, "release_digest")
+        digest = fixed(request.release_digest, DIGEST_BYTES, "release_digest")
         held = self._keyholder.releases.progress(request.window_start, digest)
         if held is None:
             return ReleaseProgress(complete=True)
@@ -149,9 +148,8 @@ class RosterService:
     def list_suspects(self, request: ListSuspectsRequest, call: Call) -> ListSuspectsResponse:
         """The likeliest first."""
         if not 1 <= request.limit <= MOST_SUSPECTS:
-            raise MalformedInput(
-                Reason.FIELD_FORMAT, f"limit is 1 to {MOST_SUSPECTS}", field="limit"
-            )
+            reason = Reason.FIELD_RANGE if request.limit else Reason.FIELD_REQUIRED
+            raise MalformedInput(reason, f"limit is 1 to {MOST_SUSPECTS}", field="limit")
         ranking = self._suspicions.ranking(request.limit)
         return ListSuspectsResponse(suspects=[Suspect(**vars(suspect)) for suspect in ranking])
 

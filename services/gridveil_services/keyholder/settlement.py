@@ -119,8 +119,11 @@ class Settlement:
             self._publication.discard(window_start)
         except OSError:
             self._stop()
+        before = self._ledger.locked_at
         self._ledger.refused(window_start, digest, failures)
         _log.warning("refused", window=window_start, failures=failures)
+        if self._ledger.locked_at != before:
+            alarm_if_locked(self._ledger)
 
     def failures_left(self, epoch: LoggedEpoch, keys: EpochKeys | None) -> int:
         """Lanes that may yet be decrypted with an epoch's keys, if they exist, and not open."""
@@ -214,6 +217,12 @@ class Settlement:
         raise Unavailable(
             Reason.KEYHOLDER_UNAVAILABLE, "the key-holder has stopped releasing"
         ) from None
+
+
+def alarm_if_locked(ledger: Ledger) -> None:
+    """Tell the operator that the key-holder releases nothing until it is unlocked, and by what."""
+    if ledger.locked_at is not None:
+        _log.error("locked: too many windows were refused", record=ledger.locked_at)
 
 
 def _total(

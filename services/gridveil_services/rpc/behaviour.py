@@ -102,7 +102,8 @@ class _Behaviour:
             return self._messages(requests, call)
         with call.receiving(self._runtime.patience.body_s):
             data = _next(requests)
-        if data is None:
+            is_one = data is not None and _next(requests) is None
+        if data is None or not is_one:
             raise MalformedInput(Reason.STREAM_PROTOCOL, "exactly one message is required")
         return data
 

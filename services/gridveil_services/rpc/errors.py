@@ -78,6 +78,7 @@ CODES: dict[Reason, StatusCode] = {
     Reason.STORE_UNAVAILABLE: StatusCode.UNAVAILABLE,
     Reason.STORE_FULL: StatusCode.UNAVAILABLE,
     Reason.KEYHOLDER_UNAVAILABLE: StatusCode.UNAVAILABLE,
+    Reason.KEYHOLDER_LOCKED: StatusCode.UNAVAILABLE,
     Reason.NOT_WITNESSED: StatusCode.UNAVAILABLE,
     Reason.UNREACHABLE: StatusCode.UNAVAILABLE,
     Reason.DRAINING: StatusCode.UNAVAILABLE,

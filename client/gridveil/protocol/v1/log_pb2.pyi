@@ -17,7 +17,7 @@ DESTRUCTION_CAUSE_SETTLED: DestructionCause
 DESTRUCTION_CAUSE_BUDGET_SPENT: DestructionCause
 
 class LogRecord(_message.Message):
-    __slots__ = ("recorded_at_ms", "intent", "released", "refused", "expired", "epoch_created", "epoch_destroyed", "roster_changed", "policy_stated")
+    __slots__ = ("recorded_at_ms", "intent", "released", "refused", "expired", "epoch_created", "epoch_destroyed", "roster_changed", "policy_stated", "keyholder_unlocked")
     RECORDED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     INTENT_FIELD_NUMBER: _ClassVar[int]
     RELEASED_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,7 @@ class LogRecord(_message.Message):
     EPOCH_DESTROYED_FIELD_NUMBER: _ClassVar[int]
     ROSTER_CHANGED_FIELD_NUMBER: _ClassVar[int]
     POLICY_STATED_FIELD_NUMBER: _ClassVar[int]
+    KEYHOLDER_UNLOCKED_FIELD_NUMBER: _ClassVar[int]
     recorded_at_ms: int
     intent: ReleaseIntent
     released: WindowReleased
@@ -36,7 +37,8 @@ class LogRecord(_message.Message):
     epoch_destroyed: EpochDestroyed
     roster_changed: RosterChanged
     policy_stated: PolicyStated
-    def __init__(self, recorded_at_ms: _Optional[int] = ..., intent: _Optional[_Union[ReleaseIntent, _Mapping]] = ..., released: _Optional[_Union[WindowReleased, _Mapping]] = ..., refused: _Optional[_Union[WindowRefused, _Mapping]] = ..., expired: _Optional[_Union[WindowExpired, _Mapping]] = ..., epoch_created: _Optional[_Union[EpochCreated, _Mapping]] = ..., epoch_destroyed: _Optional[_Union[EpochDestroyed, _Mapping]] = ..., roster_changed: _Optional[_Union[RosterChanged, _Mapping]] = ..., policy_stated: _Optional[_Union[PolicyStated, _Mapping]] = ...) -> None: ...
+    keyholder_unlocked: KeyHolderUnlocked
+    def __init__(self, recorded_at_ms: _Optional[int] = ..., intent: _Optional[_Union[ReleaseIntent, _Mapping]] = ..., released: _Optional[_Union[WindowReleased, _Mapping]] = ..., refused: _Optional[_Union[WindowRefused, _Mapping]] = ..., expired: _Optional[_Union[WindowExpired, _Mapping]] = ..., epoch_created: _Optional[_Union[EpochCreated, _Mapping]] = ..., epoch_destroyed: _Optional[_Union[EpochDestroyed, _Mapping]] = ..., roster_changed: _Optional[_Union[RosterChanged, _Mapping]] = ..., policy_stated: _Optional[_Union[PolicyStated, _Mapping]] = ..., keyholder_unlocked: _Optional[_Union[KeyHolderUnlocked, _Mapping]] = ...) -> None: ...
 
 class ReleaseIntent(_message.Message):
     __slots__ = ("window_start", "release_digest", "parameters_digest", "roster_version")
@@ -115,7 +117,15 @@ class RosterChanged(_message.Message):
     def __init__(self, version: _Optional[int] = ..., effective_window: _Optional[int] = ..., count: _Optional[int] = ..., enrolled: _Optional[int] = ..., withdrawn: _Optional[int] = ..., roster_digest: _Optional[bytes] = ...) -> None: ...
 
 class PolicyStated(_message.Message):
-    __slots__ = ("policy",)
+    __slots__ = ("policy", "refusals_per_day")
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    REFUSALS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
     policy: bytes
-    def __init__(self, policy: _Optional[bytes] = ...) -> None: ...
+    refusals_per_day: int
+    def __init__(self, policy: _Optional[bytes] = ..., refusals_per_day: _Optional[int] = ...) -> None: ...
+
+class KeyHolderUnlocked(_message.Message):
+    __slots__ = ("locked_at_index",)
+    LOCKED_AT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    locked_at_index: int
+    def __init__(self, locked_at_index: _Optional[int] = ...) -> None: ...
