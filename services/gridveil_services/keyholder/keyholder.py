@@ -13,6 +13,8 @@ from gridveil_services.keyholder.config import KeyHolderConfig
 from gridveil_services.keyholder.epoch_keys import EpochRing
 from gridveil_services.keyholder.epoch_store import EpochStore
 from gridveil_services.keyholder.ledger import Ledger
+from gridveil_services.keyholder.noise import check_available
+from gridveil_services.keyholder.noise_pin import NoisePins
 from gridveil_services.keyholder.publication import LOG, Publication
 from gridveil_services.keyholder.release import Releases
 from gridveil_services.keyholder.roster_store import RosterStore
@@ -45,6 +47,8 @@ class KeyHolder:
             at_rest = AtRest.load(config.key_encrypting_key_file, policy.city_id)
         key = identity.load(state, at_rest)
         make_folder(config.published, mode=0o755)
+        if policy.noise is not None:
+            check_available(policy.noise.window, policy.bounds)
         self.policy = policy
         self.clock = clock
         with ExitStack() as opened:
@@ -73,6 +77,7 @@ class KeyHolder:
                 roster=self.roster,
                 spools=SpoolFolder(state / "spool"),
                 publication=Publication(config.published),
+                pins=NoisePins(at_rest),
                 clock=clock,
                 suspicions=self.suspicions,
             )

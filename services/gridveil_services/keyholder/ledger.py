@@ -15,6 +15,8 @@ from gridveil.clock import Clock
 from gridveil.protocol.city import CityParameters, CityPolicy
 from gridveil.protocol.errors import Conflict, GridveilError, IntegrityLost, MalformedInput, Reason
 from gridveil.protocol.layout import DIGEST_BYTES, ID_BYTES
+from gridveil.protocol.log_records import claimed_noise
+from gridveil.protocol.noise import NoiseClaim, Spent, day_of
 from gridveil.protocol.release import Total
 from gridveil.protocol.roster import RosterVersion
 from gridveil.protocol.v1.log_pb2 import (
@@ -22,6 +24,7 @@ from gridveil.protocol.v1.log_pb2 import (
     EpochCreated,
     EpochDestroyed,
     LogRecord,
+    NoiseMechanism,
     PolicyStated,
     ReleaseIntent,
     RosterChanged,
@@ -33,6 +36,8 @@ from gridveil.protocol.v1.totals_pb2 import SignedTotal
 from gridveil_services.keyholder.policy import FINAL, UNCLAIMED, Status, WindowState
 from gridveil_services.releaselog.signing import LogSigner
 from gridveil_services.releaselog.writer import LogWriter
+
+_EXACT = NoiseClaim()
 
 CONFIRM_S = 15.0
 """How long witnesses are asked to confirm a claim."""
@@ -60,6 +65,14 @@ class LoggedEpoch:
         return 0 if self.destroyed else max(0, budget - self.failures)
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What a window that is claimed and not settled was claimed with."""
+
+    parameters_digest: bytes
+    noise: NoiseClaim
+
+
 class Ledger:
     """Reads the log once, then keeps it and what it means in step. Thread-safe."""
 
@@ -77,8 +90,9 @@ class Ledger:
         self._lock = threading.RLock()
         self._windows: dict[int, WindowState] = {}
         self._epochs: dict[bytes, LoggedEpoch] = {}
-        self._parameters: dict[int, bytes] = {}
-        """Digest of the parameters that a window was claimed under."""
+        self._claims: dict[int, Claim] = {}
+        self._spent: dict[int, Spent] = {}
+        """Privacy loss of all claims of a UTC day, by the day."""
         self._roster_version = 0
         self._policy = b""
         self._confirm: Callable[[float], None] = _unwitnessed
@@ -123,6 +137,14 @@ class Ledger:
                 if state.status is Status.PENDING
             }
 
+    def claimed_noise(self, window_start: int) -> NoiseClaim:
+        """What a window that is not settled was claimed with."""
+        return self._claims[window_start].noise
+
+    def spent_on_day_of(self, window_start: int) -> Spent:
+        """The privacy loss of all claims of windows that start in the same UTC day."""
+        return self._spent.get(day_of(window_start), Spent())
+
     def epochs(self) -> dict[bytes, LoggedEpoch]:
         """Every epoch ever made, by its id."""
         with self._lock:
@@ -140,8 +162,11 @@ class Ledger:
         release_digest: bytes,
         parameters_digest: bytes,
         roster_version: int,
+        noise: NoiseClaim = _EXACT,
     ) -> None:
         """Settle for ever which release the window belongs to; before anything is decrypted.
+
+        The privacy loss in ``noise`` is spent by it, whatever becomes of the window.
 
         Raises:
             Unavailable: NOT_WITNESSED if the witnesses, if there are any, do not confirm; after
@@ -153,6 +178,8 @@ class Ledger:
             release_digest=release_digest,
             parameters_digest=parameters_digest,
             roster_version=roster_version,
+            mechanism=NoiseMechanism.Name(noise.mechanism),
+            loss_ppm=noise.loss_ppm,
         )
         self._record(LogRecord(intent=intent))
         try:
@@ -171,8 +198,12 @@ class Ledger:
 
     def refused(self, window_start: int, release_digest: bytes, failures: int = 0) -> None:
         """The claim did not open; so many lanes were decrypted and did not."""
+        claim = self._claims.get(window_start)
         refusal = WindowRefused(
-            window_start=window_start, release_digest=release_digest, failures=failures
+            window_start=window_start,
+            release_digest=release_digest,
+            failures=failures,
+            over_budget=claim is not None and claim.noise.is_over_budget,
         )
         self._record(LogRecord(refused=refusal))
 
@@ -249,17 +280,22 @@ class Ledger:
         match record.WhichOneof("event"):
             case "intent":
                 self._demand(record.intent.window_start, UNCLAIMED)
+                claimed_noise(record.intent)
                 if len(record.intent.release_digest) != DIGEST_BYTES:
                     raise _contradiction()
             case "expired":
                 self._demand(record.expired.window_start, UNCLAIMED)
             case "refused":
-                self._demand_claim(record.refused.window_start, record.refused.release_digest)
+                refused = record.refused
+                self._demand_claim(refused.window_start, refused.release_digest)
+                if refused.over_budget != self.claimed_noise(refused.window_start).is_over_budget:
+                    raise _contradiction()
             case "released":
                 total = Total.decode(record.released.total.total)
                 if total.window_start != record.released.window_start:
                     raise _contradiction()
                 self._demand_claim(total.window_start, total.release_digest)
+                self._demand_noise(total)
             case "epoch_created":
                 if len(record.epoch_created.epoch_id) != ID_BYTES:
                     raise _contradiction()
@@ -271,6 +307,11 @@ class Ledger:
 
     def _demand_claim(self, window_start: int, release_digest: bytes) -> None:
         self._demand(window_start, WindowState(Status.PENDING, release_digest))
+
+    def _demand_noise(self, total: Total) -> None:
+        claimed = self.claimed_noise(total.window_start)
+        if claimed.is_over_budget or claimed.noise != total.noise:
+            raise _contradiction()
 
     def _demand_epoch(self, destroyed: EpochDestroyed) -> None:
         epoch = self._epochs.get(destroyed.epoch_id)
@@ -285,13 +326,13 @@ class Ledger:
     def _apply(self, record: LogRecord) -> None:
         match record.WhichOneof("event"):
             case "intent":
-                intent = record.intent
-                self._settle(intent.window_start, Status.PENDING, intent.release_digest)
-                self._parameters[intent.window_start] = intent.parameters_digest
+                self._note_claim(record.intent)
             case "expired":
                 self._settle(record.expired.window_start, Status.EXPIRED, b"")
             case "refused":
-                self._conclude(record.refused.window_start, Status.REFUSED)
+                over_budget = record.refused.over_budget
+                status = Status.OVER_BUDGET if over_budget else Status.REFUSED
+                self._conclude(record.refused.window_start, status)
                 self._spend(record.refused.window_start, record.refused.failures)
             case "released":
                 self._conclude(record.released.window_start, Status.RELEASED)
@@ -314,8 +355,14 @@ class Ledger:
     def _conclude(self, window_start: int, status: Status) -> None:
         self._settle(window_start, status, self.state(window_start).release_digest)
 
+    def _note_claim(self, intent: ReleaseIntent) -> None:
+        window, noise = intent.window_start, claimed_noise(intent)
+        self._settle(window, Status.PENDING, intent.release_digest)
+        self._claims[window] = Claim(intent.parameters_digest, noise)
+        self._spent[day_of(window)] = self.spent_on_day_of(window).plus(noise)
+
     def _spend(self, window_start: int, failures: int) -> None:
-        epoch = self.epoch_of(self._parameters.pop(window_start))
+        epoch = self.epoch_of(self._claims.pop(window_start).parameters_digest)
         if epoch is not None:
             self._epochs[epoch.epoch_id] = replace(epoch, failures=epoch.failures + failures)
 
