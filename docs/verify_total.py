@@ -102,9 +102,9 @@ def verify(data, identity, with_roster=True):
         packed = sum(value << 60 * digit for digit, (_, value) in enumerate(group)) % ORDER
         names = b"".join(text(name) for name, _ in group)
         opened = add(opened, term(packed, text("gridveil/v1/generator") + scope + names))
-    require(is_point(noise) and opened == add(added, noise), "the opening equation")
-    least = -(2**52) if noisy else -1
-    require(all(least < value < 2**52 for _, value in sums), "a sum out of range")
+    least = 1 - 2**52 if noisy else 0
+    in_range = all(least <= value < 2**52 for _, value in sums) and is_point(noise)
+    require(in_range and opened == add(added, noise), "the opening equation")
     # The release log says so, under a checkpoint that the key-holder signed.
     start = int.from_bytes(window, "little")
     signed_total = field(1, signed) + field(2, signature)
