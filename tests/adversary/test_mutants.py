@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.adversary.mutants import MUTANTS, Attacks, Mutant
+from tests.adversary.mutants import Attacks, Mutant
+from tests.adversary.mutants_noise import ALL_MUTANTS as MUTANTS
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("client/gridveil", "services/gridveil_services")

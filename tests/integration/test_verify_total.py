@@ -200,12 +200,12 @@ def test_what_is_exported_is_what_was_proven(exported: Exported) -> None:
         encode_export(outcome, b"", proof, exported.identity_key)
 
 
-def verified(
-    script: ModuleType, exported: Exported, file: bytes, *, roster: bool = True
-) -> tuple[int, list[tuple[str, int]], int, int]:
-    found: tuple[int, list[tuple[str, int]], int, int] = script.verify(
-        file, VerifyKey(exported.identity_key), roster
-    )
+Found = tuple[int, list[tuple[str, int]], int, int, str]
+"""Window, sums, meters, records of the log, and whether the total is exact."""
+
+
+def verified(script: ModuleType, exported: Exported, file: bytes, *, roster: bool = True) -> Found:
+    found: Found = script.verify(file, VerifyKey(exported.identity_key), roster)
     return found
 
 
