@@ -204,7 +204,8 @@ def assert_not_afforded(city: AttackedCity, window: int) -> None:
     release = city.built(city.reports(window))
     answer = city.release(release)
     assert answer.receipt is None, RELEASED
-    assert answer.reason == Reason.BUDGET_EXHAUSTED, RELEASED
+    assert city.decrypted(window) == {}, DECRYPTED
+    assert answer.reason == Reason.BUDGET_EXHAUSTED
     assert len(answer.status.details) == 1
     assert city.release(release) == answer
     assert city.decrypted(window) == {}, DECRYPTED
