@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -221,3 +223,23 @@ def test_a_window_belongs_to_the_utc_day_that_it_starts_in() -> None:
     assert day_of(midnight) == 20_000
     assert day_of(midnight - 900) == 19_999
     assert day_of(midnight + 86_399) == 20_000
+
+
+def test_the_table_for_choosing_a_loss_is_computed() -> None:
+    """docs/operations.md: two registers of 6,000 Wh, 125 Wh a meter, 96 windows a day."""
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+    rows = re.findall(r"^\| (laplace|gaussian) \| ([\d.]+) \| (.+) \|$", text, re.MULTILINE)
+    assert len(rows) == 8
+    for name, loss, rest in rows:
+        deviation = Noise(Mechanism[name.upper()], loss_ppm(float(loss))).deviation(6_000, 2)
+        shares = [100 * deviation / (125 * meters) for meters in (10**3, 10**4, 10**5, 10**6)]
+        day = round(96 * float(loss), 6)
+        epsilon = day + 2 * math.sqrt(day * math.log(1e6))
+        cost = f"epsilon {day:g}" if name == "laplace" else f"rho {day:g}, epsilon {epsilon:.1f}"
+        shown = [share_text(share) for share in shares]
+        assert rest.split(" | ") == [f"{deviation:,.0f}", *shown, cost]
+
+
+def share_text(percent: float) -> str:
+    digits = 0 if percent >= 100 else 1 if percent >= 1 else 2
+    return f"{percent:.{digits}f}%"

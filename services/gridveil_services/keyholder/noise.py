@@ -2,7 +2,8 @@
 
 OpenDP (https://docs.opendp.org) samples integers exactly from a system source of randomness, and
 has a privacy map: what a measurement costs for inputs that differ by so much. It is asked for that
-before anything is drawn, and its answer holds, not the formula that the scale comes from.
+before anything is drawn, and its answer holds, not the formula that the scale comes from. What it
+gives for an input of zero is the noise alone, which does not depend on the input.
 """
 
 from __future__ import annotations
