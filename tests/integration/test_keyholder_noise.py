@@ -400,11 +400,14 @@ def _other_point(city: PreparedCity) -> bytes:
     return entries[196:228]
 
 
+@pytest.mark.parametrize("own", [POLICY, None])
 def test_noise_that_cannot_be_had_stops_the_start(
-    city: PreparedCity, monkeypatch: pytest.MonkeyPatch
+    city: PreparedCity, monkeypatch: pytest.MonkeyPatch, own: NoisePolicy | None
 ) -> None:
+    """Also if only the meters were promised any."""
     monkeypatch.setitem(sys.modules, "opendp.prelude", None)
+    config = replace(city.config, policy=replace(city.config.policy, noise=own))
     with pytest.raises(MalformedInput) as refused:
-        KeyHolder(city.config, ManualClock(LATER))
+        KeyHolder(config, ManualClock(LATER))
     assert refused.value.reason is Reason.CONFIG_INVALID
     assert "opendp" in refused.value.message

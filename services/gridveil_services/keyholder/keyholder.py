@@ -47,8 +47,6 @@ class KeyHolder:
             at_rest = AtRest.load(config.key_encrypting_key_file, policy.city_id)
         key = identity.load(state, at_rest)
         make_folder(config.published, mode=0o755)
-        if policy.noise is not None:
-            check_available(policy.noise.window, policy.bounds)
         self.policy = policy
         self.clock = clock
         with ExitStack() as opened:
@@ -87,6 +85,7 @@ class KeyHolder:
             )
             opened.callback(self.upkeep.stop)
             self.ring.load()
+            self._check_noise()
             self.ring.retire_spent(clock.now())
             self.ledger.policy_stated(policy)
             self._check_roster()
@@ -98,6 +97,11 @@ class KeyHolder:
     def close(self) -> None:
         """Let the files go."""
         self._opened.close()
+
+    def _check_noise(self) -> None:
+        for policy in (self.policy, *self.ring.policies()):
+            if policy.noise is not None:
+                check_available(policy.noise.window, policy.bounds)
 
     def _check_roster(self) -> None:
         if self.roster.version(self.ledger.roster_version) is None and self.ledger.roster_version:
