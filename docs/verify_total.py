@@ -14,6 +14,7 @@ from io import BytesIO
 import rbcl
 from nacl.signing import VerifyKey
 
+ORDER = 2**252 + 27742317777372353535851937790883648493
 ZERO, OPENED = bytes(32), struct.Struct("<16s4s32s48s32s64s32s")
 add, is_point = rbcl.crypto_core_ristretto255_add, rbcl.crypto_core_ristretto255_is_valid_point
 text = lambda value: bytes([len(value)]) + value.encode()
@@ -66,7 +67,10 @@ def verify(data, identity, with_roster=True):
     enrolled, count, lanes, left_out = read(8), uint(8), uint(4), [uint(4) for _ in range(uint(4))]
     _, root = read(32), read(32)
     sums = [(read(uint(1)).decode(), read(uint(1)), uint(8)) for _ in range(uint(1))]
-    blinding = uint(32)
+    sums = [(name, value - (value >> 63 << 64)) for name, _, value in sums]  # signed
+    blinding, noisy = uint(32), uint(1)
+    loss, noise = (uint(4), read(32)) if noisy else (0, ZERO)  # millionths; N
+    require(noisy < 3 and bool(noisy) == (loss > 0) == (noise != ZERO), "noise that is none")
     require(with_roster == bool(head + head_signature + roster), "with or without a roster")
     if with_roster:
         identity.verify(head, head_signature)
@@ -92,13 +96,15 @@ def verify(data, identity, with_roster=True):
         pairs = [sha(b"\1", *leaves[at : at + 2]) for at in range(0, len(leaves) - 1, 2)]
         leaves = pairs + leaves[2 * len(pairs) :]
     require(leaves == [root], "not the entries that the total names")
-    # The total opens the sum of their commitments.
+    # The total opens the sum of their commitments, and of the one to the noise if there is any.
     opened = term(blinding, text("gridveil/v1/blinding-generator") + scope)
     for group in (sums[at : at + 4] for at in range(0, len(sums), 4)):
-        packed = sum(value << 60 * digit for digit, (_, _, value) in enumerate(group))
-        names = b"".join(text(name) for name, _, _ in group)
+        packed = sum(value << 60 * digit for digit, (_, value) in enumerate(group)) % ORDER
+        names = b"".join(text(name) for name, _ in group)
         opened = add(opened, term(packed, text("gridveil/v1/generator") + scope + names))
-    require(all(value < 2**52 for _, _, value in sums) and opened == added, "the opening equation")
+    least = 1 - 2**52 if noisy else 0
+    in_range = all(least <= value < 2**52 for _, value in sums) and is_point(noise)
+    require(in_range and opened == add(added, noise), "the opening equation")
     # The release log says so, under a checkpoint that the key-holder signed.
     start = int.from_bytes(window, "little")
     signed_total = field(1, signed) + field(2, signature)
@@ -107,10 +113,10 @@ def verify(data, identity, with_roster=True):
     proof = [path[at : at + 32] for at in range(0, len(path), 32)]
     log_root = b64encode(root_above(sha(b"\0", record), index, size, proof)).decode()
     identity.verify(f"gridveil/{city.hex()}\n{size}\n{log_root}\n".encode(), log_signature)
-    return start, [(name, value) for name, _, value in sums], count, size
+    return start, sums, count, size, ("exact", "with Laplace noise", "with Gaussian noise")[noisy]
 
 
 if __name__ == "__main__":
     with open(sys.argv[1], "rb") as file:
         found = verify(file.read(), VerifyKey(bytes.fromhex(sys.argv[2])), len(sys.argv) < 4)
-    print("VERIFIED: window {}, {}, {} meters, in a log of {} records".format(*found))
+    print("VERIFIED: window {}, {}, {} meters, in a log of {} records, {}".format(*found))

@@ -4,7 +4,8 @@ What is checked, record by record::
 
     a window is claimed once, by one release, and ends once: total, refusal or expiry
     a release is claimed under the parameters of an epoch that exists and is not destroyed
-    a total is the claimed release's, signed by the pinned key for this city
+    a total is the claimed release's, signed by the pinned key for this city, with the noise
+    that was claimed; a claim without room in its day's privacy budget ends as a refusal
     an epoch is created once and destroyed at most once; roster versions ascend
     refusals that spend a day's budget lock the key-holder: no claim until that lock is unlocked
 
@@ -23,10 +24,12 @@ from google.protobuf.message import DecodeError
 from gridveil.protocol.checkpoint import TreeHead
 from gridveil.protocol.errors import GridveilError, IntegrityLost, MalformedInput, Reason
 from gridveil.protocol.layout import DIGEST_BYTES
+from gridveil.protocol.log_records import claimed_noise
 from gridveil.protocol.merkle import TreeHasher, leaf_hash
+from gridveil.protocol.noise import NoiseClaim
 from gridveil.protocol.refusal_lock import RefusalLock
 from gridveil.protocol.release import open_total
-from gridveil.protocol.v1.log_pb2 import LogRecord, WindowReleased
+from gridveil.protocol.v1.log_pb2 import LogRecord, ReleaseIntent, WindowReleased
 
 RECORDS = "records"
 CHECKPOINT = "checkpoint"
@@ -60,6 +63,8 @@ class LogAudit:
         self._tree = TreeHasher()
         self._claims: dict[int, bytes | None] = {}
         """By window the digest that claimed it; None once it is settled."""
+        self._noise: dict[int, NoiseClaim] = {}
+        """Of windows that are claimed and not settled."""
         self._parameters: dict[bytes, bytes] = {}
         """Epoch by the digest of its parameters, while it is not destroyed."""
         self._epochs: set[bytes] = set()
@@ -102,6 +107,7 @@ class LogAudit:
         match kind:
             case "intent":
                 self._claim(record.intent.window_start, record.intent.release_digest)
+                self._noise[record.intent.window_start] = self._claimed_noise(record.intent)
                 self._demand(
                     record.intent.parameters_digest in self._parameters,
                     "claims a release of an epoch that there is not",
@@ -109,7 +115,12 @@ class LogAudit:
             case "released":
                 self._settle(record.released.window_start, self._digest(record.released))
             case "refused":
-                self._settle(record.refused.window_start, record.refused.release_digest)
+                window, over_budget = record.refused.window_start, record.refused.over_budget
+                self._settle(window, record.refused.release_digest)
+                self._demand(
+                    self._noise.pop(window).is_over_budget == over_budget,
+                    "says otherwise of the privacy budget than the claim",
+                )
             case "expired":
                 self._claim(record.expired.window_start, bytes(DIGEST_BYTES))
                 self._claims[record.expired.window_start] = None
@@ -157,7 +168,18 @@ class LogAudit:
             (total.city_id, total.window_start) == (self._city_id, released.window_start),
             "has the total of another city or window",
         )
+        claimed = self._noise.pop(total.window_start, NoiseClaim())
+        self._demand(
+            not claimed.is_over_budget and claimed.noise == total.noise,
+            "has a total with other noise than was claimed",
+        )
         return total.release_digest
+
+    def _claimed_noise(self, intent: ReleaseIntent) -> NoiseClaim:
+        try:
+            return claimed_noise(intent)
+        except GridveilError:
+            raise self._corrupt("claims noise that is none") from None
 
     def _destroy(self, epoch_id: bytes) -> None:
         known = [digest for digest, epoch in self._parameters.items() if epoch == epoch_id]

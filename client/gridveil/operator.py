@@ -80,6 +80,7 @@ class Operator:
         self._totals = totals_pb2_grpc.TotalsStub(self._channel)
         self._log = transparency_pb2_grpc.ReleaseLogStub(self._channel)
         self._followed = False
+        self._known: CityParameters | None = None
 
     @classmethod
     def open(cls, profile: Path | str | Profile, *, timeout_s: float = CALL_TIMEOUT_S) -> Self:
@@ -224,6 +225,16 @@ class Operator:
             self._profile.identity_key,
             self._profile.city_id,
         )
+
+    def deviations(self, released: ReleasedTotal) -> dict[str, float]:
+        """Standard deviation of the noise in each register's sum, in its unit.
+
+        From the signed city parameters, which are fetched once an epoch; 0 for exact sums.
+        """
+        known = self._known
+        if known is None or known.digest != released.total.parameters_digest:
+            known = self._known = self.parameters(released.window_start)
+        return released.deviations(known)
 
     def own_entry(self, window_start: int, tag: bytes) -> totals_pb2.OwnEntry:
         """What is published for the meter with this tag; unchecked. Meters and gateways only."""

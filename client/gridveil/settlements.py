@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from gridveil.log_view import LogView
 from gridveil.profile import Profile
 from gridveil.protocol.checkpoint import Checkpoint
+from gridveil.protocol.city import CityParameters
 from gridveil.protocol.errors import (
     Exhausted,
     GridveilError,
@@ -22,6 +23,7 @@ from gridveil.protocol.errors import (
 )
 from gridveil.protocol.log_records import settled_by
 from gridveil.protocol.merkle import leaf_hash, verify_inclusion
+from gridveil.protocol.noise import Noise
 from gridveil.protocol.release import Total, open_total
 from gridveil.protocol.v1 import totals_pb2
 from gridveil.protocol.v1.log_pb2 import LogRecord
@@ -40,14 +42,19 @@ class NotReleasedReason(StrEnum):
     """Why a settled window has no total."""
 
     REFUSED = "REFUSED"
-    """The key-holder refused; one word for every cause."""
+    """The key-holder refused; one word for every cause but the last."""
     EXPIRED = "EXPIRED"
     """Not settled within its time."""
+    BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
+    """Refused unopened: other windows of its day had spent the city's privacy budget."""
 
 
 @dataclass(frozen=True)
 class ReleasedTotal:
-    """A settled window with its verified total. Sums are in each register's unit."""
+    """A settled window with its verified total. Sums are in each register's unit.
+
+    With noise (:attr:`noise`) a sum is off by a random amount, and may be negative.
+    """
 
     total: Total
     encoded: bytes
@@ -68,6 +75,25 @@ class ReleasedTotal:
     def coverage(self) -> float:
         """Meters in the total by meters enrolled, 0 to 1."""
         return self.total.coverage
+
+    @property
+    def noise(self) -> Noise | None:
+        """Mechanism and privacy loss of the noise in the sums; None: they are exact."""
+        return self.total.noise
+
+    def deviations(self, parameters: CityParameters) -> dict[str, float]:
+        """Standard deviation of the noise in each register's sum, in its unit; 0 if it is exact.
+
+        Args:
+            parameters: of the total's window; DIGEST_MISMATCH if they are others.
+        """
+        if parameters.digest != self.total.parameters_digest:
+            raise MalformedInput(Reason.DIGEST_MISMATCH, "these are not the total's parameters")
+        registers, noise = parameters.policy.registers, self.noise
+        return {
+            register.name: noise.deviation(register.bound, len(registers)) if noise else 0.0
+            for register in registers
+        }
 
     def sum(self, register: str) -> int:
         """City-wide sum of a register; KeyError if the city has no such register."""
@@ -91,6 +117,7 @@ Outcome = ReleasedTotal | NotReleased
 _REASONS = {
     totals_pb2.NOT_RELEASED_REASON_REFUSED: NotReleasedReason.REFUSED,
     totals_pb2.NOT_RELEASED_REASON_EXPIRED: NotReleasedReason.EXPIRED,
+    totals_pb2.NOT_RELEASED_REASON_BUDGET_EXHAUSTED: NotReleasedReason.BUDGET_EXHAUSTED,
 }
 
 

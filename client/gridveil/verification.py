@@ -9,6 +9,10 @@ Needs no homomorphic library. What is checked::
     each report was signed by its meter               (only with the window's roster)
     sum of commitments == M_1*G_1 + ... + M_R*G_R + B*H
 
+A total with noise shows M_j + eta_j and B + r instead, and a commitment N to (eta, r), which is
+added to those of the meters. Its sums are not held against the registers' bounds. That eta was
+drawn as it should be is the key-holder's word: nothing here shows it.
+
 Pedersen commitments bind classically: see docs/threat-model.md.
 """
 
@@ -17,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gridveil.protocol.city import PPM, CityParameters
+from gridveil.protocol.city import PPM, CityParameters, CityPolicy
 from gridveil.protocol.commitment import (
     IDENTITY,
     Generators,
@@ -27,6 +31,7 @@ from gridveil.protocol.commitment import (
 )
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.merkle import TreeHasher, leaf_hash, verify_inclusion
+from gridveil.protocol.noise import SUM_LIMIT, satisfies
 from gridveil.protocol.release import ENTRY_BYTES, OPENED_ENTRY_BYTES, Entry, Total
 from gridveil.protocol.report import Claim
 from gridveil.protocol.roster import Member
@@ -44,6 +49,8 @@ class Verification:
     lanes: int
     signatures_checked: bool
     """Whether a roster was given, and every meter's signature checked with it."""
+    noisy: bool = False
+    """Whether the total has noise, which is the key-holder's word."""
 
 
 class Verifier:
@@ -108,11 +115,14 @@ class Verifier:
             self._parameters.policy.register_names,
         )
         sums = [register.sum for register in total.registers]
-        if generators.commit(sums, int.from_bytes(total.blinding, "little")) != self._sum:
+        committed = add_points([self._sum, *([total.added.commitment] if total.added else [])])
+        if generators.commit(sums, int.from_bytes(total.blinding, "little")) != committed:
             raise MalformedInput(
                 Reason.OPENING_FAILED, "the total does not open the meters' commitments"
             )
-        return Verification(self._meters, total.lanes, self._roster is not None)
+        return Verification(
+            self._meters, total.lanes, self._roster is not None, total.noise is not None
+        )
 
     def _add_entry(self, data: bytes) -> None:
         entry, commitment, lane = _open_entry(data, self._total)
@@ -192,14 +202,22 @@ def check_policy(total: Total, parameters: CityParameters) -> None:
         "lanes": total.lanes == lane_count(total.enrolled, policy.crypto, policy.layout.slots),
         "cohort": total.count >= policy.min_cohort,
         "coverage": total.count * PPM >= policy.min_coverage_ppm * total.enrolled,
+        "noise": satisfies(total.noise, policy.noise.window if policy.noise else None),
     }
     for what, holds in checks.items():
         if not holds:
             raise MalformedInput(Reason.COHORT_INVALID, f"the total's {what} breaks the policy")
-    bounds = (register.bound * total.count for register in policy.registers)
-    within = all(r.sum <= bound for r, bound in zip(total.registers, bounds, strict=True))
-    if not within or int.from_bytes(total.blinding, "little") >= GROUP_ORDER:
+    if not _is_within(total, policy) or int.from_bytes(total.blinding, "little") >= GROUP_ORDER:
         raise MalformedInput(Reason.OPENING_FAILED, "a sum is beyond what the meters can report")
+
+
+def _is_within(total: Total, policy: CityPolicy) -> bool:
+    """Whether each sum is one that the meters can report, or that noise can make of it."""
+    sums = [register.sum for register in total.registers]
+    if total.noise is not None:
+        return all(abs(value) < SUM_LIMIT for value in sums)
+    bounds = (bound * total.count for bound in policy.bounds)
+    return all(0 <= value <= bound for value, bound in zip(sums, bounds, strict=True))
 
 
 def verify_total(

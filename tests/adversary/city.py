@@ -24,6 +24,7 @@ from gridveil.clock import ManualClock
 from gridveil.protocol.city import PPM, CityParameters, open_city_parameters
 from gridveil.protocol.errors import Reason
 from gridveil.protocol.layout import ID_BYTES
+from gridveil.protocol.noise import NoisePolicy
 from gridveil.protocol.release import (
     ENTRY_BYTES,
     OPENED_ENTRY_BYTES,
@@ -96,10 +97,11 @@ class Crowd:
 class AttackedCity:
     """The running key-holder, the attacker's view of it, and the truth to compare with."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, noise: NoisePolicy | None = None) -> None:
         self._opened = ExitStack()
-        policy = {"window_length": LENGTH, "grace": 100, "early_leeway": 60}
+        policy: dict[str, object] = {"window_length": LENGTH, "grace": 100, "early_leeway": 60}
         policy |= {"min_cohort": 210, "min_coverage_ppm": 500_000, "failure_budget": BUDGET}
+        policy |= {"noise": noise}
         self._folder, self._pristine = folder / "keyholder", folder / "pristine"
         config = make_config(self._folder, **policy)
         self.certificates = Certificates.make(folder, config.city_id)

@@ -299,7 +299,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "refusals are not counted": mutant(
         f"{PROTOCOL}/refusal_lock.py",
-        'return record.HasField("refused")',
+        'return record.HasField("refused") and not record.refused.over_budget',
         "return False",
         _PROBING,
         "then_nothing or restarts_between",

@@ -180,6 +180,9 @@ TESTED: dict[int, tuple[str, ...]] = {
     76: (
         "integration/test_keyholder_budget.py"
         "::test_windows_of_a_destroyed_epoch_are_refused_and_logged_by_their_header_alone",
+        "integration/test_keyholder_noise.py"
+        "::test_a_window_that_the_day_cannot_afford_is_refused_unopened",
+        "adversary/test_noise.py::test_a_day_gives_as_many_totals_as_its_budget_affords",
     ),
     77: ("integration/test_keyholder_unseal.py::test_one_share_too_few_serves_nothing",),
     78: (
@@ -372,7 +375,6 @@ def test_every_reason_that_a_caller_may_cause_is_in_the_document() -> None:
         Reason.LOG_FORKED,
         Reason.LOG_ROLLED_BACK,
         Reason.UNREACHABLE,
-        Reason.BUDGET_EXHAUSTED,
         Reason.MESSAGE_TOO_LARGE,
     }
     assert said | {reason.value for reason in elsewhere} == {reason.value for reason in Reason}

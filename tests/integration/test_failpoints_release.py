@@ -16,9 +16,11 @@ import pytest
 
 from gridveil.profile import Tls
 from gridveil.protocol.errors import GridveilError, Reason
-from gridveil.protocol.release import ENTRY_BYTES
+from gridveil.protocol.noise import Mechanism, Noise, NoisePolicy, Spent
+from gridveil.protocol.release import ENTRY_BYTES, Total
 from gridveil.protocol.report import Report, sign_report
 from gridveil.protocol.v1.log_pb2 import LogRecord
+from gridveil.verification import verify_total
 from gridveil_services.aggregator.upstream import KeyHolderClient
 from gridveil_services.releaselog.reader import LogReader
 from gridveil_services.rpc import Role
@@ -42,6 +44,8 @@ CHUNK = 50 * ENTRY_BYTES
 """So that the entries come in three messages."""
 TURNED_AWAY = {Reason.KEYHOLDER_UNAVAILABLE, Reason.UNREACHABLE}
 """What an aggregator that asks again may be told meanwhile."""
+REFUSALS = {Reason.REFUSED, Reason.BUDGET_EXHAUSTED}
+"""What it is told in the end of a window that is refused."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Scene:
     """Epochs whose keys are gone in the end."""
     prechecked: int = 0
     """Bytes of entries that are handed over ahead."""
+    noisy: bool = False
+    """Whether its total has noise, which is another one in every trial."""
 
     def order(self, folder: Path) -> Order:
         city, digest = self.city, self.release.digest
@@ -83,7 +89,8 @@ class Scene:
             kind = record.WhichOneof("event")
             if kind not in ("released", "refused"):
                 continue
-            assert getattr(record, kind).window_start == self.city.window
+            if getattr(record, kind).window_start != self.city.window:
+                continue
             found.append(Outcome(str(kind), self._stated(record), self._published(folder)))
         return found
 
@@ -95,7 +102,8 @@ class Scene:
     def intents(self, folder: Path) -> list[bytes]:
         """Releases that the window was claimed for."""
         records = LogReader(folder / "published" / "log").poll()
-        return [r.intent.release_digest for r in records if r.HasField("intent")]
+        window = self.city.window
+        return [r.intent.release_digest for r in records if r.intent.window_start == window]
 
     def _stated(self, record: LogRecord) -> bytes:
         timeless = LogRecord()
@@ -120,6 +128,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Scene]:
     """Releases that open, do not, or but for two lanes, which spends the epoch's budget.
 
     One is of entries that were checked ahead, most of them, and is to end like the same without.
+    Two more open with noise, and are beyond what their day can afford.
     """
     folder = tmp_path_factory.mktemp("scenes")
     certificates = Certificates(folder / "certificates")
@@ -133,12 +142,30 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Scene]:
     lanes = prepare_lanes(folder / "lanes", failure_budget=2)
     large, budgeted = served(lanes.city, "lanes")
     unsealed, failing = with_a_seal_that_does_not_open(city), lanes.release(0, failing=[3, 4])
+    loss = Noise(Mechanism.LAPLACE, 500_000)
+    noisy, laplace = served(
+        prepare_city(folder / "noisy", noise=NoisePolicy(loss, 500_000)), "noisy"
+    )
+    poor, gaussian = served(
+        prepare_city(folder / "poor", noise=NoisePolicy(replace(loss, loss_ppm=9), 9)), "poor"
+    )
+    spend_a_day(poor)
     return [
         Scene("whole", "released", city, city.release, client, config),
         Scene("prechecked", "released", city, city.release, client, config, prechecked=2 * CHUNK),
         Scene("unsealed", "refused", city, unsealed, client, config),
         Scene("spent", "released", large, failing, client, budgeted, destroyed=1),
+        Scene("noisy", "released", noisy, noisy.release, client, laplace, noisy=True),
+        Scene("unaffordable", "refused", poor, poor.release, client, gaussian),
     ]
+
+
+def spend_a_day(city: PreparedCity) -> None:
+    """Claim the window before for all that the day affords."""
+    with city.open() as keyholder:
+        window, noise = city.window - 900, city.config.policy.noise
+        keyholder.ledger.claim(window, bytes(32), city.parameters.digest, 1, Spent().claim(noise))
+        keyholder.ledger.refused(window, bytes(32))
 
 
 def with_a_seal_that_does_not_open(city: PreparedCity) -> BuiltRelease:
@@ -176,7 +203,7 @@ def ask(scene: Scene, address: str) -> bool:
     except GridveilError as error:
         if error.reason in TURNED_AWAY:
             return False
-        if (error.reason, scene.kind) != (Reason.REFUSED, "refused"):
+        if scene.kind != "refused" or error.reason not in REFUSALS:
             raise
     finally:
         client.close()
@@ -222,14 +249,27 @@ class Trial:
         for _ in range(2):
             assert not self.live()
             assert self.told
-        assert all(decryptions(self.folder)), "decrypted before the claim was durable"
+        found = decryptions(self.folder)
+        assert all(each.claimed for each in found), "decrypted before the claim was durable"
+        pinned = {each.noise for each in found}
+        assert len(pinned) <= 1, "two noises for one window"
+        assert all(pinned) == self.scene.noisy or not found, "decrypted before the noise was"
         (outcome,) = self.seen
+        self._check_noise(outcome)
         state = self.folder / "state"
         assert list((state / "spool").iterdir()) == []
         destroyed = self.scene.destructions(self.folder)
         assert len(destroyed) == self.scene.destroyed
         assert not any((state / "epochs" / epoch.hex()).exists() for epoch in destroyed)
         return outcome
+
+    def _check_noise(self, outcome: Outcome) -> None:
+        """A noisy total verifies, to the bit, with the one noise that it was claimed with."""
+        if self.scene.noisy:
+            record = LogRecord.FromString(outcome.signed)
+            total = Total.decode(record.released.total.total)
+            found = verify_total(total, [outcome.entries], self.scene.city.parameters)
+            assert found.noisy
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +342,10 @@ def test_crashes_anywhere_in_a_release_leave_one_answer_to_the_byte(
             if not trial.live(point, nth, loss, chance.randrange(2**32)):
                 break
             crashes[point] += 1
-        assert trial.finish() == outcome, f"{name} after {deaths}, GRIDVEIL_SEED={seed}"
+        found = trial.finish()
+        if by_name[name].noisy:  # trials share no noise, and entries all the same
+            found = replace(found, signed=outcome.signed)
+        assert found == outcome, f"{name} after {deaths}, GRIDVEIL_SEED={seed}"
         report(capfd, crashes)
     assert crashes.total() >= CRASHES
     few = IN_A_ROW * len(POINTS) > CRASHES

@@ -79,16 +79,17 @@ def script() -> ModuleType:
 def test_the_script_finds_the_total_that_the_meters_made(
     exported: Exported, script: ModuleType
 ) -> None:
-    window, sums, count, records = verified(script, exported, exported.file)
+    window, sums, count, records, exact = verified(script, exported, exported.file)
     assert (window, count) == (WINDOW, len(exported.city.meters))
     assert tuple(value for _, value in sums) == exported.city.truth
     assert records >= 3
+    assert exact == "exact"
     assert verified(script, exported, exported.without_roster, roster=False)[1] == sums
 
 
 def test_a_total_without_a_lane_verifies(tmp_path: Path, script: ModuleType) -> None:
     found = export_of(release_window(tmp_path, meters=700, liar=True))
-    _, sums, count, _ = verified(script, found, found.file)
+    _, sums, count, *_ = verified(script, found, found.file)
     assert count == 700 - len(found.city.left_out) < 700
     assert tuple(value for _, value in sums) == found.city.truth
 
@@ -199,12 +200,12 @@ def test_what_is_exported_is_what_was_proven(exported: Exported) -> None:
         encode_export(outcome, b"", proof, exported.identity_key)
 
 
-def verified(
-    script: ModuleType, exported: Exported, file: bytes, *, roster: bool = True
-) -> tuple[int, list[tuple[str, int]], int, int]:
-    found: tuple[int, list[tuple[str, int]], int, int] = script.verify(
-        file, VerifyKey(exported.identity_key), roster
-    )
+Found = tuple[int, list[tuple[str, int]], int, int, str]
+"""Window, sums, meters, records of the log, and whether the total is exact."""
+
+
+def verified(script: ModuleType, exported: Exported, file: bytes, *, roster: bool = True) -> Found:
+    found: Found = script.verify(file, VerifyKey(exported.identity_key), roster)
     return found
 
 

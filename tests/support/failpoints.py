@@ -16,6 +16,7 @@ Before anything is decrypted it is noted whether the log's intent would survive 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -39,6 +40,7 @@ from gridveil.protocol.v1.log_pb2 import ReleaseIntent
 from gridveil_services.keyholder import epoch_keys
 from gridveil_services.keyholder.config import KeyHolderConfig
 from gridveil_services.keyholder.keyholder import KeyHolder
+from gridveil_services.keyholder.noise_pin import NoisePins
 from gridveil_services.keyholder.serve import make_server
 from gridveil_services.keyholder.service import KeyHolderService
 from gridveil_services.rpc.logging import configure_structlog
@@ -62,6 +64,8 @@ POINTS = (
     "mkdir:after",
     "rmdir:before",
     "rmdir:after",
+    "pin:before",  # the noise of a total is drawn, or read back, and durable
+    "pin:after",
     "decrypt:before",
     "decrypt:after",
     "reply:before",
@@ -162,10 +166,21 @@ def keep_config(config: KeyHolderConfig, path: Path) -> str:
     return str(path)
 
 
-def decryptions(folder: Path) -> list[bool]:
-    """Of every decryption on a folder: whether the window's intent was durable before."""
+@dataclass(frozen=True)
+class Decryption:
+    """What was durable before a lane was decrypted."""
+
+    claimed: bool
+    """Whether the window's intent was in the log."""
+    noise: str
+    """The digest of the pinned noise; empty without any."""
+
+
+def decryptions(folder: Path) -> list[Decryption]:
+    """Every decryption on a folder."""
     path = _beside(folder, "trace")
-    return [line == "durable" for line in path.read_text().split()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [Decryption(**json.loads(line)) for line in lines]
 
 
 # What follows runs in the program.
@@ -222,6 +237,7 @@ class Faults:
         """Wrap everything that POINTS names."""
         self._wrap_syscalls()
         self._wrap_method(Parser, "parse", "message", after=False)
+        self._wrap_method(NoisePins, "take", "pin")
         self._wrap_method(KeyHolderService, "release", "reply", before=False, name="reply:before")
         decrypt = decoding.decrypt_folded
         assert vars(epoch_keys)["decrypt_folded"] is decrypt
@@ -304,7 +320,7 @@ class Faults:
         setattr(owner, method, wrapped)
 
     def _trace(self) -> None:
-        """Note whether the window's intent is in the log that a power cut now would leave."""
+        """Note what a power cut now would leave of the window's intent and of its noise."""
         with self.quiet():
             folder = Path(self._order.folder)
             image = _beside(folder, "durable")
@@ -314,9 +330,13 @@ class Faults:
                 window_start=self._order.window, release_digest=bytes.fromhex(self._order.release)
             ).SerializeToString()
             log = [path.read_bytes() for path in (image / "published" / "log").iterdir()]
-            durable = any(claim in data for data in log)
+            pins = (image / "state" / "spool").glob(f"{self._order.window}-*/noise")
+            found = Decryption(
+                claimed=any(claim in data for data in log),
+                noise="".join(hashlib.sha256(pin.read_bytes()).hexdigest() for pin in pins),
+            )
             with _beside(folder, "trace").open("a") as trace:
-                trace.write("durable\n" if durable else "lost\n")
+                trace.write(json.dumps(asdict(found)) + "\n")
 
 
 def live(order: Order) -> None:

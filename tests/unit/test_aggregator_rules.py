@@ -272,7 +272,8 @@ class TestTime:
             (Reason.KEYHOLDER_LOCKED, CLOSES + EXPIRY_S - 1, None),
             (Reason.ROSTER_VERSION, CLOSES, None),
             (Reason.PARTIAL_CORRUPT, CLOSES, None),
-            (Reason.BUDGET_EXHAUSTED, CLOSES + EXPIRY_S, None),
+            (Reason.BUDGET_EXHAUSTED, CLOSES, Phase.REFUSED),
+            (Reason.OVERLOADED, CLOSES + EXPIRY_S, None),
         ],
     )
     def test_only_final_answers_settle_a_window(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gridveil.profile import Profile
 from gridveil.protocol.city import EntryAudience, Register
 from gridveil.protocol.errors import GridveilError, MalformedInput, Reason
+from gridveil.protocol.noise import Mechanism, Noise, NoisePolicy
 from gridveil_services.bootstrap.city import CityOptions, create_city, neighbouring_ports
 from gridveil_services.bootstrap.layout import CLIENTS, ENDPOINTS, SERVICES
 from gridveil_services.bootstrap.toml import dumps
@@ -32,6 +33,7 @@ OPTIONS = CityOptions(
     min_coverage=0.9,
     registers=(Register("gas_wh", "Wh", 1_000), Register("water_l", "l", 99)),
     entry_audience=EntryAudience.NOBODY,
+    noise=NoisePolicy(Noise(Mechanism.GAUSSIAN, 123_456), 1_234_567),
     development=True,
     addresses=neighbouring_ports(9000),
 )
@@ -49,6 +51,7 @@ def test_every_service_loads_what_was_chosen(tmp_path: Path) -> None:
     assert (policy.min_cohort, policy.colluding, policy.min_coverage_ppm) == (250, 50, 900_000)
     assert policy.registers == OPTIONS.registers
     assert policy.entry_audience is EntryAudience.NOBODY
+    assert policy.noise == OPTIONS.noise
     assert policy.development
     assert policy.batch_limit == min(128, policy.most_reports_in_a_batch)
     assert keyholder.epoch_length == 86_400

@@ -259,6 +259,7 @@ def test_init_makes_a_city_and_says_how_to_go_on(tmp_path: Path) -> None:
     city = tmp_path / "springfield"
     typed = ["init", str(city), "--register", "gas_wh:Wh:9", "--min-cohort", "120"]
     typed += ["--ports", "totals=7003,keyholder=7001,aggregator=7002", "--entry-audience", "nobody"]
+    typed += ["--noise", "laplace:0.1:9.6"]
 
     ended = RUNNER.invoke(app, typed)
 
@@ -267,6 +268,7 @@ def test_init_makes_a_city_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert 'name = "gas_wh"' in config
     assert 'listen = "127.0.0.1:7001"' in config
     assert 'entry_audience = "nobody"' in config
+    assert "epsilon_per_window = 0.1\nepsilon_per_day = 9.6\n" in config
     for service in ("keyholder", "aggregator", "totals"):
         made = city / service / f"{service}.toml"
         assert made.exists()
@@ -285,6 +287,11 @@ def test_init_makes_a_city_and_says_how_to_go_on(tmp_path: Path) -> None:
         ["--ports", "keyholder=1"],
         ["--ports", "65535"],
         ["--entry-audience", "everybody"],
+        ["--noise", "laplace"],
+        ["--noise", "none:1:1"],
+        ["--noise", "laplace:much:1"],
+        ["--noise", "laplace:2:1"],
+        ["--noise", "gaussian:nan:1"],
         ["--parameter-set", "ckks-8192"],
         ["--min-cohort", "99"],
         ["--window", "900s"],

@@ -18,15 +18,17 @@ HOMOMORPHIC = ("tenseal", "_tenseal_cpp", "_sealapi_cpp")
 # Opening sums is the key-holder's alone.
 DECODING = ("gridveil.protocol.decoding",)
 AGGREGATOR = ("gridveil_services.aggregator",)
+# A city without noise never loads what draws it.
+NOISE = ("opendp",)
 KEYHOLDER = ("gridveil_services.keyholder",)
 TOTALS = ("gridveil_services.totals",)
 
 ABSENT: dict[str, tuple[str, ...]] = {
-    "gridveil_services.aggregator.serve": (*HOMOMORPHIC, *DECODING, *KEYHOLDER, *TOTALS),
-    "gridveil_services.totals.serve": (*HOMOMORPHIC, *DECODING, *KEYHOLDER, *AGGREGATOR),
-    "gridveil_services.keyholder.serve": AGGREGATOR,
-    "gridveil.operator": (*HOMOMORPHIC, *DECODING),
-    "gridveil.cli": (*HOMOMORPHIC, *DECODING),
+    "gridveil_services.aggregator.serve": (*HOMOMORPHIC, *DECODING, *NOISE, *KEYHOLDER, *TOTALS),
+    "gridveil_services.totals.serve": (*HOMOMORPHIC, *DECODING, *NOISE, *KEYHOLDER, *AGGREGATOR),
+    "gridveil_services.keyholder.serve": (*NOISE, *AGGREGATOR),
+    "gridveil.operator": (*HOMOMORPHIC, *DECODING, *NOISE),
+    "gridveil.cli": (*HOMOMORPHIC, *DECODING, *NOISE),
 }
 
 
@@ -90,6 +92,9 @@ def test_contracts_hold() -> None:
             "from gridveil.protocol import decoding",
             "decoding",
         ),
+        ("services/gridveil_services/keyholder", "import opendp.prelude", "noise"),
+        ("services/gridveil_services/totals", "import opendp", "noise"),
+        ("client/gridveil/protocol", "import opendp", "protocol"),
         ("client/gridveil/protocol", "import grpc", "protocol"),
         ("client/gridveil/protocol", "import gridveil.cli", "protocol"),
         ("client/gridveil/cli", "import gridveil_services.totals", "client"),

@@ -8,6 +8,7 @@ import pytest
 
 from gridveil.protocol.city import EntryAudience
 from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil.protocol.noise import Mechanism, Noise, NoisePolicy
 from gridveil_services.keyholder.config import KeyHolderConfig
 
 TEXT = """\
@@ -113,6 +114,68 @@ def test_a_wrong_key_is_named(tmp_path: Path, old: str, new: str, named: str) ->
         load(tmp_path, TEXT.replace(old, new))
     assert refusal.value.reason is Reason.CONFIG_INVALID
     assert named in refusal.value.message
+
+
+NOISE = """\
+[policy.noise]
+mechanism = "laplace"
+epsilon_per_window = 0.5
+epsilon_per_day = 48
+
+[[policy.registers]]
+"""
+
+
+def with_noise(text: str = NOISE) -> str:
+    return TEXT.replace("[[policy.registers]]\n", text)
+
+
+def test_without_a_section_there_is_no_noise(tmp_path: Path) -> None:
+    assert load(tmp_path, TEXT).policy.noise is None
+
+
+def test_noise_is_read_in_the_units_of_its_mechanism(tmp_path: Path) -> None:
+    laplace = NoisePolicy(Noise(Mechanism.LAPLACE, 500_000), 48_000_000)
+    assert load(tmp_path, with_noise()).policy.noise == laplace
+    gaussian = NOISE.replace("laplace", "gaussian").replace("epsilon", "rho")
+    found = load(tmp_path, with_noise(gaussian)).policy.noise
+    assert found == NoisePolicy(Noise(Mechanism.GAUSSIAN, 500_000), 48_000_000)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('"laplace"', '"uniform"', "noise.mechanism"),
+        ('"laplace"', '"none"', "noise.mechanism"),
+        ('"laplace"', '"gaussian"', "noise"),
+        ("epsilon_per_day = 48", "rho_per_day = 48", "noise"),
+        ("epsilon_per_day = 48", "epsilon_per_day = 48\nrho_per_day = 1", "noise"),
+        ("epsilon_per_day = 48\n", "", "noise"),
+        ("epsilon_per_window = 0.5\n", "", "noise"),
+        ('mechanism = "laplace"\n', "", "mechanism"),
+        ("epsilon_per_day = 48", "epsilon_per_day = 0.4", "loss"),
+        ("epsilon_per_window = 0.5", "epsilon_per_window = 0", "noise"),
+        ("epsilon_per_window = 0.5", "epsilon_per_window = 0.0000009", "noise"),
+        ("epsilon_per_window = 0.5", "epsilon_per_window = -1", "noise"),
+        ("epsilon_per_window = 0.5", "epsilon_per_window = nan", "number"),
+        ("epsilon_per_day = 48", "epsilon_per_day = inf", "number"),
+        ("epsilon_per_day = 48", "epsilon_per_day = 4295", "loss"),
+        ("epsilon_per_day = 48", "epsilon_per_day = 48\ndelta = 0.1", "delta"),
+    ],
+)
+def test_noise_that_is_not_clear_is_refused(tmp_path: Path, old: str, new: str, named: str) -> None:
+    assert old in NOISE
+    with pytest.raises(MalformedInput) as refusal:
+        load(tmp_path, with_noise(NOISE.replace(old, new)))
+    assert refusal.value.reason is Reason.CONFIG_INVALID
+    assert named in refusal.value.message
+
+
+def test_noise_beyond_the_room_of_a_total_is_refused(tmp_path: Path) -> None:
+    little = with_noise(NOISE.replace("= 0.5", "= 0.0001"))
+    load(tmp_path, little)
+    with pytest.raises(MalformedInput, match="noise"):
+        load(tmp_path, little.replace("bound = 200000", "bound = 4294967295"))
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from gridveil.log_audit import Lock, LogAudit, payloads_in
 from gridveil.protocol.checkpoint import TreeHead
 from gridveil.protocol.errors import IntegrityLost, MalformedInput, Reason
 from gridveil.protocol.merkle import leaf_hash, root
-from gridveil.protocol.v1.log_pb2 import LogRecord
+from gridveil.protocol.v1.log_pb2 import LogRecord, NoiseMechanism, ReleaseIntent
 from gridveil_services.releaselog.signing import LogSigner
 from gridveil_services.releaselog.writer import LogWriter
 from tests.support.log_records import lawful_log, policy_stated, unlocked
@@ -48,6 +48,18 @@ def changed(record: LogRecord, change: Callable[[LogRecord], object]) -> LogReco
     copy.CopyFrom(record)
     change(copy)
     return copy
+
+
+LAPLACE = ReleaseIntent(mechanism=NoiseMechanism.NOISE_MECHANISM_LAPLACE, loss_ppm=5)
+NOISY, OVER_BUDGET = (
+    changed(CLAIM, lambda record: record.intent.MergeFrom(LAPLACE)),
+    changed(OTHER_CLAIM, lambda record: setattr(record.intent, "mechanism", 2)),
+)
+BLAMED = changed(REFUSAL, lambda record: setattr(record.refused, "over_budget", True))
+
+
+def test_a_refusal_for_the_budget_is_lawful_after_a_claim_without_room() -> None:
+    assert audited([CREATED, OVER_BUDGET, BLAMED]).kinds["refused"] == 1
 
 
 def forged() -> LogRecord:
@@ -94,6 +106,18 @@ UNLAWFUL = {
     "an unlocking of another lock": [STATED, CREATED, OTHER_CLAIM, REFUSAL, unlocked(2)],
     "a second unlocking": [STATED, CREATED, OTHER_CLAIM, REFUSAL, unlocked(3), unlocked(3)],
     "an impossible budget": [policy_stated(city_policy(), 97)],
+    "a total without the noise that was claimed": [CREATED, NOISY, TOTAL],
+    "a total of a claim without room in the budget": [
+        CREATED,
+        changed(CLAIM, lambda record: setattr(record.intent, "mechanism", 1)),
+        TOTAL,
+    ],
+    "a claim of a loss without noise": [
+        CREATED,
+        changed(CLAIM, lambda record: setattr(record.intent, "loss_ppm", 5)),
+    ],
+    "a refusal that blames the budget for nothing": [CREATED, OTHER_CLAIM, BLAMED],
+    "a refusal that does not say it is for the budget": [CREATED, OVER_BUDGET, REFUSAL],
     "a record of no kind": [LogRecord(recorded_at_ms=1)],
 }
 

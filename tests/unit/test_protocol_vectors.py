@@ -21,6 +21,7 @@ from gridveil.protocol.report import parse_report
 from gridveil.protocol.roster import open_enrolment, open_roster_version, parse_members
 from gridveil.protocol.sealing import open_sealed, shared_key
 from gridveil.protocol.signing import verify
+from gridveil.protocol.slots import GROUP_ORDER
 from gridveil.protocol.v1 import report_pb2
 from tests.vectors import generate
 from tests.vectors.material import city
@@ -195,6 +196,35 @@ def test_signed_documents_of_the_vectors_open_under_the_identity_key(name: str) 
     total = open_total(raw(released["total"]), raw(released["total_signature"]), key)
     assert [r.sum for r in total.registers] == released["totals"]
     assert Total.decode(total.encode()) == total
+
+
+@both_sets
+def test_the_noise_of_the_vectors_opens_with_the_reports(name: str) -> None:
+    place, released = city(name), generate.load(f"release-{name}")
+    key, noisy = raw(generate.load(f"city-{name}")["identity_key"]), released["noisy"]
+    total = open_total(raw(noisy["total"]), raw(noisy["total_signature"]), key)
+    assert Total.decode(total.encode()) == total
+    assert total.added is not None
+    assert total.added.commitment.hex() == noisy["commitment"]
+    sums = [exact + value for exact, value in zip(released["totals"], noisy["values"], strict=True)]
+    assert [register.sum for register in total.registers] == noisy["sums"] == sums
+    blinding = int(released["blinding_mod_order"]) + int(noisy["blinding"])
+    assert int.from_bytes(total.blinding, "little") == blinding % GROUP_ORDER
+    scope = place.parameters.policy.city_id, place.parameters.epoch.epoch_id
+    names = place.parameters.policy.register_names
+    generators = Generators.derive(*scope, total.window_start, names)
+    committed = add_points([raw(released["commitments_sum"]), total.added.commitment])
+    assert generators.commit(sums, blinding) == committed
+
+
+@both_sets
+def test_the_scales_of_the_vectors_are_those_of_the_formulas(name: str) -> None:
+    noisy, registers = generate.load(f"release-{name}")["noisy"], city(name).parameters.policy
+    loss, count = noisy["loss_ppm"] / 1_000_000, len(registers.bounds)
+    for bound, scale in zip(registers.bounds, noisy["scales"], strict=True):
+        laplace = bound * count / loss
+        formula = laplace if noisy["mechanism"] == 1 else bound * (count / (2 * loss)) ** 0.5
+        assert float.fromhex(scale) == pytest.approx(formula, rel=1e-14)
 
 
 def test_roster_vectors_open_to_the_meters_of_the_reports() -> None:

@@ -11,6 +11,7 @@ from gridveil.protocol.merkle import Tree, leaf_hash
 from gridveil.protocol.note import NoteKey, SignatureType, cosign
 from gridveil.protocol.v1.log_pb2 import (
     LogRecord,
+    NoiseMechanism,
     ReleaseIntent,
     RosterChanged,
     WindowExpired,
@@ -27,7 +28,7 @@ SEEN = 3
 
 
 def log() -> dict[str, Any]:
-    """A log of five records, and everything that is signed and proven of it."""
+    """A log of six records, and everything that is signed and proven of it."""
     place = city("ckks-2048")
     city_id = place.parameters.policy.city_id
     key = log_key(city_id, bytes(place.identity.verify_key))
@@ -39,7 +40,7 @@ def log() -> dict[str, Any]:
     witness = NoteKey(WITNESS_NAME, SignatureType.COSIGNATURE, bytes(WITNESS.verify_key))
     request = AddCheckpoint(SEEN, tuple(tree.consistency_proof(SEEN, size)), note)
     return {
-        "about": "Five records, the roots and proofs over them, and the last root signed.",
+        "about": "Six records, the roots and proofs over them, and the last root signed.",
         "city_id": city_id.hex(),
         "identity_key": bytes(place.identity.verify_key).hex(),
         "log_key": key.encode(),
@@ -70,12 +71,21 @@ def _records() -> list[LogRecord]:
     claim = ReleaseIntent(
         window_start=WINDOW, release_digest=digest, parameters_digest=digest, roster_version=3
     )
+    noisy = ReleaseIntent(
+        window_start=WINDOW + 1800,
+        release_digest=digest,
+        parameters_digest=digest,
+        roster_version=3,
+        mechanism=NoiseMechanism.NOISE_MECHANISM_LAPLACE,
+        loss_ppm=500_000,
+    )
     events = [
         LogRecord(roster_changed=RosterChanged(version=3, effective_window=WINDOW, count=3)),
         LogRecord(expired=WindowExpired(window_start=WINDOW - 900)),
         LogRecord(intent=claim),
         LogRecord(refused=WindowRefused(window_start=WINDOW, release_digest=digest, failures=2)),
         LogRecord(expired=WindowExpired(window_start=WINDOW + 900)),
+        LogRecord(intent=noisy),
     ]
     for at, record in enumerate(events):
         record.recorded_at_ms = 1000 * (WINDOW + at)

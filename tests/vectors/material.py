@@ -21,6 +21,7 @@ from gridveil.protocol.city import (
     FailingLanes,
     Register,
 )
+from gridveil.protocol.noise import Mechanism, Noise, NoisePolicy
 from gridveil.protocol.parameter_sets import ParameterSet, parameter_set
 from gridveil.protocol.roster import Member
 from gridveil.protocol.sealing import x25519_public
@@ -45,6 +46,11 @@ READINGS = {
     "ckks-2048": ((1234, 0, 17, 4_294_967_295), (0, 0, 0, 0), (255, 256, 50_000, 16_777_216)),
     "ckks-4096": ((1234, 0), (0, 0), (199_999, 200_000)),
 }
+NOISE = {
+    "ckks-2048": None,
+    "ckks-4096": NoisePolicy(Noise(Mechanism.LAPLACE, 500_000), 48_000_000),
+}
+"""Of the policies."""
 _CIPHERTEXT_HEAD_BYTES = 32 + 1 + 5 * 8
 
 
@@ -159,6 +165,7 @@ class VectorCity:
                 failing_lanes=FailingLanes.LEAVE_OUT,
                 failure_budget=5,
                 development=True,
+                noise=NOISE[self.set_name],
             ),
             Epoch(
                 epoch_id=fixed(f"{self.set_name} epoch", 16),

@@ -193,7 +193,7 @@ def _parameters(place: VectorCity) -> Iterator[Json]:
     encoded, epoch = place.parameters.encode(), place.parameters.epoch
     tail = len(epoch.ckks_public_key)
     names = 1 + len("gridveil/v1/city-parameters") + 16 + 1 + len("ckks-2048")
-    fields = len(encoded) - tail - 4 - 32 - 16 - 16 - 4 - 7 * 4
+    fields = len(encoded) - tail - 4 - 32 - 16 - 16 - 5 - 7 * 4
     malformed, config = "MALFORMED_MESSAGE", "CONFIG_INVALID"
     cases: Sequence[tuple[str, Json, str]] = (
         ("another domain", edit(1, 1, "47"), malformed),
@@ -214,15 +214,19 @@ def _parameters(place: VectorCity) -> Iterator[Json]:
         ("no failure allowed for", edit(fields + 30, 1, "00"), config),
         ("failure budget of seventeen", edit(fields + 30, 1, "11"), config),
         ("unknown development flag", edit(fields + 31, 1, "02"), malformed),
+        ("unknown noise mechanism", edit(fields + 32, 1, "03"), malformed),
+        ("noise without a loss", edit(fields + 32, 1, _noise(1, 0, 1)), config),
+        ("a window that costs more than a day", edit(fields + 32, 1, _noise(2, 9, 8)), config),
+        ("noise beyond the room of a total", edit(fields + 32, 1, _noise(1, 400, 400)), config),
         (
             "epoch that starts inside a window",
-            edit(fields + 48, 8, u64(WINDOW - 899).hex()),
+            edit(fields + 49, 8, u64(WINDOW - 899).hex()),
             config,
         ),
-        ("epoch without a window", edit(fields + 56, 8, u64(WINDOW - 900).hex()), config),
+        ("epoch without a window", edit(fields + 57, 8, u64(WINDOW - 900).hex()), config),
         ("public key longer than said", edit(len(encoded), 0, "00"), malformed),
         ("public key shorter than said", edit(len(encoded) - 1, 1, ""), malformed),
-        ("public key beyond its limit", edit(fields + 96, 4, u32(200_001).hex()), malformed),
+        ("public key beyond its limit", edit(fields + 97, 4, u32(200_001).hex()), malformed),
     )
     for name, change, reason in cases:
         yield _signed_again(place, place.identity, name, [change], reason)
@@ -233,6 +237,10 @@ def _parameters(place: VectorCity) -> Iterator[Json]:
         "signature": sign(place.identity, place.parameters.digest).hex(),
         "reason": "KEY_NOT_PINNED",
     }
+
+
+def _noise(mechanism: int, window_ppm: int, day_ppm: int) -> str:
+    return (bytes([mechanism]) + u32(window_ppm) + u32(day_ppm)).hex()
 
 
 def _second_register_as_first(encoded: bytes, names: int) -> Json:
@@ -268,14 +276,25 @@ def _roster_versions(place: VectorCity) -> Iterator[Json]:
 
 
 def _totals(place: VectorCity) -> Iterator[Json]:
-    right = bytes.fromhex(release("ckks-2048")["total"])
+    made = release("ckks-2048")
+    right, noisy = bytes.fromhex(made["total"]), bytes.fromhex(made["noisy"]["total"])
+    noise = noisy[-36:]
     enrolled = 1 + len("gridveil/v1/total") + 16 + 16 + 32 + 8 + 4 + 8
     cases = (
         ("one byte more", right + b"\0", "MALFORMED_MESSAGE"),
         ("one byte short", right[:-1], "MALFORMED_MESSAGE"),
         ("more reports than meters", _with(right, enrolled, u64(2)), "MALFORMED_MESSAGE"),
         ("no reports", _with(right, enrolled + 8, u64(0)), "MALFORMED_MESSAGE"),
-        ("blinding not reduced", right[:-32] + b"\xff" * 32, "MALFORMED_MESSAGE"),
+        ("blinding not reduced", right[:-33] + b"\xff" * 32 + b"\0", "MALFORMED_MESSAGE"),
+        ("a negative sum without noise", _with(right, -41, b"\xff" * 8), "MALFORMED_MESSAGE"),
+        ("a sum of 2^52", _with(right, -41, u64(2**52)), "MALFORMED_MESSAGE"),
+        ("unknown noise mechanism", right[:-1] + b"\3" + noise, "MALFORMED_MESSAGE"),
+        ("noise of no mechanism", right + noise, "MALFORMED_MESSAGE"),
+        ("noise without a loss", right[:-1] + b"\1" + u32(0) + noise[4:], "MALFORMED_MESSAGE"),
+        ("noise without a commitment", right[:-1] + b"\1" + noise[:4], "MALFORMED_MESSAGE"),
+        ("noise that is the identity", noisy[:-32] + bytes(32), "MALFORMED_MESSAGE"),
+        ("noise that is no point", noisy[:-32] + b"\1" + bytes(31), "MALFORMED_MESSAGE"),
+        ("a noisy sum of -2^52", _with(noisy, -77, u64(2**64 - 2**52)), "MALFORMED_MESSAGE"),
         ("another domain", _with(right, 1, b"G"), "MALFORMED_MESSAGE"),
     )
     for name, encoded, reason in cases:
@@ -291,6 +310,7 @@ def _totals(place: VectorCity) -> Iterator[Json]:
 
 
 def _with(data: bytes, at: int, part: bytes) -> bytes:
+    at %= len(data)
     return data[:at] + part + data[at + len(part) :]
 
 

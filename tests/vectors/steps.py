@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +15,7 @@ from gridveil.protocol.commitment import Generators, add_points, commitment_hash
 from gridveil.protocol.decoding import checked_slot_sums, decrypt_folded, slot_values
 from gridveil.protocol.layout import sha256, text, u64
 from gridveil.protocol.merkle import inclusion_proof, leaf_hash
+from gridveil.protocol.noise import Mechanism, Noise
 from gridveil.protocol.own_entry import OwnEntryKey
 from gridveil.protocol.parameter_sets import PARAMETER_SETS, parameter_set
 from gridveil.protocol.release import (
@@ -23,6 +25,7 @@ from gridveil.protocol.release import (
     RegisterTotal,
     ReleaseHeader,
     Total,
+    TotalNoise,
     entries_root,
     release_digest,
     split_opened,
@@ -46,6 +49,11 @@ from tests.vectors.reference import encode, encrypt
 Json = dict[str, Any]
 ROSTER_VERSION = 7
 FAR_WINDOW = 4_102_444_800
+ADDED = {
+    "ckks-2048": (Noise(Mechanism.GAUSSIAN, 125_000), (-812_345, 3, 0, -(2**45))),
+    "ckks-4096": (Noise(Mechanism.LAPLACE, 500_000), (-1_234_567, 42)),
+}
+"""Noise of each city's total: sums may be negative."""
 
 
 def parameter_sets() -> Json:
@@ -411,6 +419,40 @@ def release(name: str) -> Json:
         "opened_entries": opened_entries.hex(),
         "entries_root": entries_root([opened_entries]).hex(),
         "own_entries": _own_entries(place, opened_entries),
+        "total": total.encode().hex(),
+        "total_signature": total.sign(place.identity).hex(),
+        "noisy": _noisy(place, total),
+    }
+
+
+def _noisy(place: VectorCity, exact: Total) -> Json:
+    """The total with written-down noise, which a key-holder draws afresh and tells nobody."""
+    noise, values = ADDED[place.set_name]
+    blinding = int.from_bytes(fixed(f"{place.set_name} noise", 64), "little") % GROUP_ORDER
+    commitment = _window_generators(place).commit(values, blinding)
+    sums = [register.sum + value for register, value in zip(exact.registers, values, strict=True)]
+    total = replace(
+        exact,
+        registers=tuple(
+            replace(register, sum=value)
+            for register, value in zip(exact.registers, sums, strict=True)
+        ),
+        blinding=((int.from_bytes(exact.blinding, "little") + blinding) % GROUP_ORDER).to_bytes(
+            32, "little"
+        ),
+        added=TotalNoise(noise, commitment),
+    )
+    return {
+        "mechanism": noise.mechanism,
+        "loss_ppm": noise.loss_ppm,
+        "scales": [
+            noise.scale(bound, len(values)).hex() for bound in place.parameters.policy.bounds
+        ],
+        "values": list(values),
+        "blinding": str(blinding),
+        "commitment": commitment.hex(),
+        "sums": sums,
+        "blinding_sum": total.blinding.hex(),
         "total": total.encode().hex(),
         "total_signature": total.sign(place.identity).hex(),
     }

@@ -33,7 +33,9 @@ from gridveil.protocol.errors import (
     WrongState,
 )
 from gridveil.protocol.log_proof import encode_log_proof
+from gridveil.protocol.log_records import claimed_noise
 from gridveil.protocol.merkle import Tree, leaf_hash
+from gridveil.protocol.noise import Noise
 from gridveil.protocol.release import Total
 from gridveil.protocol.v1.log_pb2 import DestructionCause, LogRecord
 
@@ -273,14 +275,16 @@ def record_line(index: int, record: LogRecord, *, locks: bool = False) -> str:
 def _details(kind: str, record: LogRecord) -> dict[str, Any]:
     match kind:
         case "intent":
-            return {"release_digest": record.intent.release_digest.hex()}
+            shown = {"release_digest": record.intent.release_digest.hex()}
+            return shown | _noise(claimed_noise(record.intent).noise)
         case "released":
             total = Total.decode(record.released.total.total)
             sums = {register.name: register.sum for register in total.registers}
             counts = {"meters": total.count, "enrolled": total.enrolled}
-            return counts | sums | {"failures": record.released.failures}
+            return counts | sums | {"failures": record.released.failures} | _noise(total.noise)
         case "refused":
-            return {"failures": record.refused.failures}
+            over_budget = {"over_budget": True} if record.refused.over_budget else {}
+            return {"failures": record.refused.failures} | over_budget
         case "epoch_created":
             created = record.epoch_created
             return {"epoch_id": created.epoch_id.hex(), "windows_from": utc(created.first_window)}
@@ -301,3 +305,9 @@ def _details(kind: str, record: LogRecord) -> dict[str, Any]:
         case "keyholder_unlocked":
             return {"locked_at_index": record.keyholder_unlocked.locked_at_index}
     return {}
+
+
+def _noise(noise: Noise | None) -> dict[str, Any]:
+    if noise is None:
+        return {}
+    return {"noise": noise.mechanism.name.lower(), noise.loss_name: noise.loss}

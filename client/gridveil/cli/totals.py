@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +32,15 @@ from gridveil.cli.output import (
 from gridveil.export import encode_export
 from gridveil.files import write_durably
 from gridveil.operator import NotReleased, Operator, Outcome, ReleasedTotal
-from gridveil.protocol.errors import GridveilError, MalformedInput, NotAuthentic, Reason
+from gridveil.protocol.errors import (
+    GridveilError,
+    MalformedInput,
+    NotAuthentic,
+    Reason,
+    Unavailable,
+)
+from gridveil.protocol.noise import Noise
+from gridveil.protocol.release import RegisterTotal
 from gridveil.registrar import Registrar, Roster
 from gridveil.verification import Verification
 
@@ -61,7 +69,7 @@ def get(window: WindowArgument, profile: ProfileOption, json: JsonOption = False
     """
     with Operator.open(load_profile(profile)) as operator:
         outcome = operator.get(parse_window(window))
-    _print(outcome, json)
+        _print(outcome, deviations_of(operator, outcome), json)
     if isinstance(outcome, NotReleased):
         raise typer.Exit(ExitCode.NO)
 
@@ -84,9 +92,9 @@ def list_totals(
     """
     with Operator.open(load_profile(profile)) as operator:
         outcomes = operator.list(parse_bound(from_window), parse_bound(until))
-        found = list(islice(outcomes, limit))
+        found = [(found, deviations_of(operator, found)) for found in islice(outcomes, limit)]
     if json:
-        print_json([outcome_json(outcome) for outcome in found])
+        print_json([outcome_json(outcome, deviations) for outcome, deviations in found])
     else:
         _show(found)
 
@@ -112,10 +120,11 @@ def watch(
             parse_bound(from_window), give_up_after_s=give_up_after, on_failure=_trying_again
         )
         for outcome in islice(outcomes, count):
+            deviations = deviations_of(operator, outcome)
             if json:
-                print_json(outcome_json(outcome))
+                print_json(outcome_json(outcome, deviations))
             else:
-                print_line(_line(outcome))
+                print_line(_line(outcome, deviations))
 
 
 @app.command()
@@ -143,8 +152,9 @@ def verify(
     with Operator.open(load_profile(profile)) as operator:
         outcome = operator.get(parse_window(window))
         if isinstance(outcome, NotReleased):
-            _print(outcome, json)
+            _print(outcome, {}, json)
             raise typer.Exit(ExitCode.NO)
+        deviations = deviations_of(operator, outcome)
         roster, entries = _roster(registrar, outcome), bytearray()
         members = {member.meter_id: member for member in roster.members} if roster else None
         try:
@@ -155,20 +165,35 @@ def verify(
                 exported = encode_export(outcome, bytes(entries), proof, key, roster)
                 write_durably(export, exported, mode=0o644)
         except MalformedInput as error:
-            raise _unverified(outcome, error, json) from None
+            raise _unverified(outcome, deviations, error, json) from None
         except NotAuthentic as error:
             if error.reason not in _NOT_VERIFIED:
                 raise
-            raise _unverified(outcome, error, json) from None
+            raise _unverified(outcome, deviations, error, json) from None
     if json:
-        print_json(outcome_json(outcome) | {"verification": verification_json(found)})
+        verification = {"verification": verification_json(found)}
+        print_json(outcome_json(outcome, deviations) | verification)
         return
-    _show([outcome])
+    _show([(outcome, deviations)])
     for line in checked(found):
         typer.echo(f"  ok  {line}")
 
 
-def outcome_json(outcome: Outcome) -> dict[str, Any]:
+def deviations_of(operator: Operator, outcome: Outcome) -> Mapping[str, float]:
+    """Standard deviation of the noise in each sum.
+
+    Empty if there is none, or if the signed parameters that it follows from are out of reach.
+    """
+    if isinstance(outcome, NotReleased) or outcome.noise is None:
+        return {}
+    try:
+        return operator.deviations(outcome)
+    except Unavailable as error:
+        typer.echo(f"{one_line(error)}; showing no deviations", err=True)
+        return {}
+
+
+def outcome_json(outcome: Outcome, deviations: Mapping[str, float]) -> dict[str, Any]:
     """A settled window as programs read it."""
     if isinstance(outcome, NotReleased):
         return window_json(outcome.window_start) | {
@@ -184,9 +209,11 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
                 "unit": register.unit,
                 "sum": register.sum,
                 "mean": outcome.mean(register.name),
+                **_deviation_json(register.name, deviations),
             }
             for register in total.registers
         ],
+        "noise": outcome.noise and _noise_json(outcome.noise),
         "count": total.count,
         "enrolled": total.enrolled,
         "coverage": total.coverage,
@@ -199,12 +226,21 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _deviation_json(name: str, deviations: Mapping[str, float]) -> dict[str, float]:
+    return {"standard_deviation": deviations[name]} if name in deviations else {}
+
+
+def _noise_json(noise: Noise) -> dict[str, Any]:
+    return {"mechanism": noise.mechanism.name.lower(), noise.loss_name: noise.loss}
+
+
 def verification_json(found: Verification) -> dict[str, Any]:
     """What was verified, as programs read it."""
     return {
         "meters": found.meters,
         "lanes": found.lanes,
         "meter_signatures_checked": found.signatures_checked,
+        "noisy": found.noisy,
         "checked": checked(found),
     }
 
@@ -217,7 +253,8 @@ def checked(found: Verification) -> list[str]:
         f"the {found.meters} entries are those the total names, of distinct meters in"
         f" {found.lanes} lanes",
         "every commitment is the one its meter reported",
-        "the meters' commitments add up to the total",
+        "the meters' commitments add up to the total"
+        + (", with noise that the key-holder committed to" if found.noisy else ""),
     ]
     if found.signatures_checked:
         lines.insert(4, "every report was signed by its enrolled meter")
@@ -231,10 +268,13 @@ def _roster(profile: Path | None, outcome: ReleasedTotal) -> Roster | None:
         return registrar.roster(outcome.window_start)
 
 
-def _unverified(outcome: ReleasedTotal, error: GridveilError, json: bool) -> typer.Exit:
+def _unverified(
+    outcome: ReleasedTotal, deviations: Mapping[str, float], error: GridveilError, json: bool
+) -> typer.Exit:
     if json:
         failure = {"reason": error.reason.value, "message": error.message}
-        print_json(outcome_json(outcome) | {"verification": None, "failure": failure})
+        shown = outcome_json(outcome, deviations)
+        print_json(shown | {"verification": None, "failure": failure})
     fail(error)
     return typer.Exit(ExitCode.NO)
 
@@ -243,22 +283,29 @@ def _trying_again(error: GridveilError) -> None:
     typer.echo(f"{one_line(error)}; trying again", err=True)
 
 
-def _line(outcome: Outcome) -> str:
+def _line(outcome: Outcome, deviations: Mapping[str, float]) -> str:
     if isinstance(outcome, NotReleased):
         return f"{utc(outcome.window_start)}  not released: {outcome.reason}"
-    sums = ", ".join(f"{r.name} {r.sum:,} {r.unit}" for r in outcome.total.registers)
-    total = outcome.total
-    return f"{utc(total.window_start)}  {sums}  ({total.count:,} of {total.enrolled:,} meters)"
+    total, noisy = outcome.total, ", with noise" if outcome.noise else ""
+    sums = ", ".join(f"{r.name} {_sum(r, deviations)}" for r in total.registers)
+    meters = f"{total.count:,} of {total.enrolled:,} meters"
+    return f"{utc(total.window_start)}  {sums}  ({meters}{noisy})"
 
 
-def _print(outcome: Outcome, json: bool) -> None:
+def _sum(register: RegisterTotal, deviations: Mapping[str, float]) -> str:
+    deviation = deviations.get(register.name)
+    plus_minus = "" if deviation is None else f" ± {deviation:,.0f}"
+    return f"{register.sum:,}{plus_minus} {register.unit}"
+
+
+def _print(outcome: Outcome, deviations: Mapping[str, float], json: bool) -> None:
     if json:
-        print_json(outcome_json(outcome))
+        print_json(outcome_json(outcome, deviations))
     else:
-        _show([outcome])
+        _show([(outcome, deviations)])
 
 
-def _show(outcomes: Iterable[Outcome]) -> None:
+def _show(outcomes: Sequence[tuple[Outcome, Mapping[str, float]]]) -> None:
     from rich.table import Table
 
     table = Table()
@@ -266,13 +313,15 @@ def _show(outcomes: Iterable[Outcome]) -> None:
         table.add_column(heading)
     for heading in ("sum", "mean", "meters", "coverage"):
         table.add_column(heading, justify="right")
-    for outcome in outcomes:
-        for row in _rows(outcome):
+    for outcome, deviations in outcomes:
+        for row in _rows(outcome, deviations):
             table.add_row(*row)
+    if any(deviations for _, deviations in outcomes):
+        table.caption = "± is one standard deviation of the noise in a sum"
     console().print(table)
 
 
-def _rows(outcome: Outcome) -> Iterable[tuple[str, ...]]:
+def _rows(outcome: Outcome, deviations: Mapping[str, float]) -> Iterable[tuple[str, ...]]:
     if isinstance(outcome, NotReleased):
         yield utc(outcome.window_start), f"not released: {outcome.reason}", "", "", "", ""
         return
@@ -281,7 +330,7 @@ def _rows(outcome: Outcome) -> Iterable[tuple[str, ...]]:
         yield (
             "" if at else utc(total.window_start),
             register.name,
-            f"{register.sum:,} {register.unit}",
+            _sum(register, deviations),
             f"{outcome.mean(register.name):,.1f} {register.unit}",
             "" if at else f"{total.count:,}",
             "" if at else f"{total.coverage:.1%}",

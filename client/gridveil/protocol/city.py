@@ -23,6 +23,7 @@ from gridveil.protocol.layout import (
     u32,
     u64,
 )
+from gridveil.protocol.noise import NoisePolicy, encode_policy, read_policy
 from gridveil.protocol.parameter_sets import ParameterSet, parameter_set
 from gridveil.protocol.signing import is_signed_by, sign
 from gridveil.protocol.slots import REGISTER_MAX, SlotLayout
@@ -105,6 +106,8 @@ class CityPolicy:
     """b: lanes that may be decrypted and not open before an epoch's keys are destroyed."""
     development: bool
     """A development city may run on a scaled clock, and no other."""
+    noise: NoisePolicy | None = None
+    """Of released totals; None: they are exact."""
 
     def __post_init__(self) -> None:
         fixed(self.city_id, ID_BYTES, "city_id")
@@ -121,6 +124,7 @@ class CityPolicy:
             "min_coverage_ppm": PPM // 2 <= self.min_coverage_ppm <= PPM,
             "failure_budget": 1 <= self.failure_budget <= MOST_FAILURES,
             "batch_limit": 1 <= self.batch_limit <= self.most_reports_in_a_batch,
+            "noise": self.noise is None or self.noise.window.fits(self.bounds),
         }
         for field, holds in checks.items():
             if not holds:
@@ -145,6 +149,11 @@ class CityPolicy:
     def register_names(self) -> tuple[str, ...]:
         """Names, in slot order."""
         return tuple(register.name for register in self.registers)
+
+    @property
+    def bounds(self) -> tuple[int, ...]:
+        """Largest value of one meter in one window, of each register in slot order."""
+        return tuple(register.bound for register in self.registers)
 
     @property
     def most_reports_in_a_batch(self) -> int:
@@ -172,6 +181,7 @@ class CityPolicy:
                 u8(self.failing_lanes),
                 u8(self.failure_budget),
                 u8(self.development),
+                encode_policy(self.noise),
             )
         )
 
@@ -203,6 +213,7 @@ class CityPolicy:
             failing_lanes=FailingLanes(failing),
             failure_budget=budget,
             development=bool(development),
+            noise=read_policy(reader),
         )
 
 

@@ -6,9 +6,10 @@ window. Pedersen, "Non-Interactive and Information-Theoretic Secure Verifiable S
 (CRYPTO 1991): hiding is unconditional, binding rests on discrete logarithms.
 
 A scalar s holds four registers as digits of 60 bits: s = v_1 + 2^60*v_2 + 2^120*v_3 + 2^180*v_4.
-A total is at most 2^52 a register and lane, so digits never meet, and two totals in range with the
-same scalar are the same: their difference is below 2^240, hence zero if it is a multiple of the
-group order, and then zero in every digit (docs/adr/0006).
+A total is below 2^52 a register in absolute value, so digits never meet, and two totals in range
+with the same scalar are the same: their difference is below 2^240, hence zero if it is a multiple
+of the group order, and then zero in every digit. Negative digits, which only noise makes, change
+nothing of that (docs/adr/0006).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Fixed binary layouts: what is hashed and signed, byte for byte (docs/protocol.md, "Layouts").
 
-Integers are unsigned little-endian. A text is one length byte and that many ASCII bytes; a blob
-is a 32-bit length and that many bytes. Every layout starts with its domain as a text, so that no
-bytes signed for one purpose are valid for another.
+Integers are little-endian and unsigned, but for an i64. A text is one length byte and that many
+ASCII bytes; a blob is a 32-bit length and that many bytes. Every layout starts with its domain as
+a text, so that no bytes signed for one purpose are valid for another.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ def u32(value: int) -> bytes:
 def u64(value: int) -> bytes:
     """Eight bytes, little-endian."""
     return value.to_bytes(8, "little")
+
+
+def i64(value: int) -> bytes:
+    """Eight bytes, little-endian, two's complement."""
+    return value.to_bytes(8, "little", signed=True)
 
 
 def text(value: str) -> bytes:
@@ -87,6 +92,10 @@ class Reader:
     def uint(self, size: int) -> int:
         """Unsigned little-endian integer of ``size`` bytes."""
         return int.from_bytes(self.take(size), "little")
+
+    def int64(self) -> int:
+        """Signed little-endian integer of eight bytes."""
+        return int.from_bytes(self.take(8), "little", signed=True)
 
     def text(self) -> str:
         """A text: one length byte, then ASCII."""

@@ -62,8 +62,11 @@ class RefusalLock:
 
 
 def counts(record: LogRecord) -> bool:
-    """Whether a record is a refusal that counts against the budget."""
-    return record.HasField("refused")
+    """Whether a record is a refusal that counts against the budget.
+
+    One for want of privacy budget does not: nothing was opened, and everybody knew it before.
+    """
+    return record.HasField("refused") and not record.refused.over_budget
 
 
 def check_refusals_per_day(budget: int) -> None:

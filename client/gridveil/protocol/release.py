@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 from nacl.signing import SigningKey
 
+from gridveil.protocol.commitment import POINT_BYTES, parse_commitment
 from gridveil.protocol.errors import MalformedInput, NotAuthentic, Reason
 from gridveil.protocol.layout import (
     DIGEST_BYTES,
     ID_BYTES,
     Reader,
+    i64,
     sha256,
     text,
     u8,
@@ -22,6 +24,7 @@ from gridveil.protocol.layout import (
     u64,
 )
 from gridveil.protocol.merkle import leaf_hash, root
+from gridveil.protocol.noise import SUM_LIMIT, Mechanism, Noise, read_mechanism
 from gridveil.protocol.report import Claim, check_flags
 from gridveil.protocol.signing import is_signed_by, sign
 from gridveil.protocol.slots import GROUP_ORDER
@@ -142,6 +145,16 @@ class RegisterTotal:
     name: str
     unit: str
     sum: int
+    """In the register's unit; with noise it may be negative."""
+
+
+@dataclass(frozen=True)
+class TotalNoise:
+    """What a noisy total says of its noise."""
+
+    noise: Noise
+    commitment: bytes
+    """N: the key-holder's commitment to the noise, 32 bytes, as if a meter had reported it."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +178,13 @@ class Total:
     registers: tuple[RegisterTotal, ...]
     blinding: bytes
     """B: sum of the blindings mod the group order, 32 bytes little-endian."""
+    added: TotalNoise | None = None
+    """The noise in sums and blinding; None: they are exact."""
+
+    @property
+    def noise(self) -> Noise | None:
+        """Mechanism and loss of its noise; None: it is exact."""
+        return self.added.noise if self.added else None
 
     @property
     def coverage(self) -> float:
@@ -181,7 +201,7 @@ class Total:
 
     def encode(self) -> bytes:
         """Canonical encoding."""
-        registers = (text(r.name) + text(r.unit) + u64(r.sum) for r in self.registers)
+        registers = (text(r.name) + text(r.unit) + i64(r.sum) for r in self.registers)
         return b"".join(
             (
                 text(_TOTAL_DOMAIN),
@@ -201,6 +221,7 @@ class Total:
                 u8(len(self.registers)),
                 *registers,
                 self.blinding,
+                _encode_noise(self.added),
             )
         )
 
@@ -223,10 +244,11 @@ class Total:
             release_digest=reader.take(DIGEST_BYTES),
             entries_root=reader.take(DIGEST_BYTES),
             registers=tuple(
-                RegisterTotal(reader.text(), reader.text(), reader.uint(8))
+                RegisterTotal(reader.text(), reader.text(), reader.int64())
                 for _ in range(reader.uint(1))
             ),
             blinding=reader.take(32),
+            added=_read_noise(reader),
         )
         reader.end()
         if not 0 < total.count <= total.enrolled:
@@ -235,11 +257,31 @@ class Total:
             raise MalformedInput(Reason.MALFORMED_MESSAGE, "total leaves out lanes that are none")
         if int.from_bytes(total.blinding, "little") >= GROUP_ORDER:
             raise MalformedInput(Reason.MALFORMED_MESSAGE, "total's blinding is not reduced")
+        least = 0 if total.added is None else 1 - SUM_LIMIT
+        if not all(least <= register.sum < SUM_LIMIT for register in total.registers):
+            raise MalformedInput(Reason.MALFORMED_MESSAGE, "total holds a sum that is none")
         return total
 
     def sign(self, identity: SigningKey) -> bytes:
         """The key-holder's signature, 64 bytes."""
         return sign(identity, self.encode())
+
+
+def _encode_noise(added: TotalNoise | None) -> bytes:
+    if added is None:
+        return u8(Mechanism.NONE)
+    return u8(added.noise.mechanism) + u32(added.noise.loss_ppm) + added.commitment
+
+
+def _read_noise(reader: Reader) -> TotalNoise | None:
+    mechanism = read_mechanism(reader)
+    if mechanism is Mechanism.NONE:
+        return None
+    loss_ppm, commitment = reader.uint(4), reader.take(POINT_BYTES)
+    try:
+        return TotalNoise(Noise(mechanism, loss_ppm), parse_commitment(commitment))
+    except MalformedInput:
+        raise MalformedInput(Reason.MALFORMED_MESSAGE, "total has noise that is none") from None
 
 
 def open_total(data: bytes, signature: bytes, identity_key: bytes) -> Total:

@@ -20,6 +20,7 @@ _log = structlog.get_logger()
 
 _FINAL = {
     Reason.REFUSED: Phase.REFUSED,
+    Reason.BUDGET_EXHAUSTED: Phase.REFUSED,
     Reason.WINDOW_PINNED: Phase.REFUSED,
     Reason.WINDOW_EXPIRED: Phase.EXPIRED,
 }

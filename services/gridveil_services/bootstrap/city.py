@@ -22,6 +22,7 @@ from gridveil.protocol.city import (
 )
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES
+from gridveil.protocol.noise import LOSS_UNIT, NoisePolicy
 from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET
 from gridveil.protocol.refusal_lock import check_refusals_per_day
 from gridveil_services.bootstrap.certificates import Authority, write_tls_folder
@@ -70,6 +71,7 @@ class CityOptions:
     failure_budget: int = 5
     refusals_per_day: int = 5
     """Refused windows within 24 hours that lock the key-holder; no part of the policy."""
+    noise: NoisePolicy | None = None
     development: bool = False
     addresses: Mapping[str, str] = field(default_factory=neighbouring_ports)
     """``host:port`` by service."""
@@ -104,6 +106,7 @@ class CityOptions:
             entry_audience=self.entry_audience,
             failing_lanes=self.failing_lanes,
             failure_budget=self.failure_budget,
+            noise=self.noise,
             development=self.development,
         )
         return _with_batch_limit(policy)
@@ -187,6 +190,7 @@ class _Maker:
         registers: list[Mapping[str, Value]] = [
             {"name": r.name, "unit": r.unit, "bound": r.bound} for r in policy.registers
         ]
+        noise = {"noise": _noise(policy.noise)} if policy.noise else {}
         return {
             "city_id": policy.city_id.hex(),
             "listen": self._addresses["keyholder"],
@@ -209,6 +213,7 @@ class _Maker:
                 "failure_budget": policy.failure_budget,
                 "development": policy.development,
                 "epoch_length": max(1, EPOCH_S // length) * length,
+                **noise,
                 "registers": registers,
             },
         }
@@ -243,6 +248,15 @@ def _move(made: Path, folder: Path) -> None:
         child.rename(folder / child.name)
     made.rmdir()
     sync_folder(folder)
+
+
+def _noise(noise: NoisePolicy) -> Mapping[str, Value]:
+    window = noise.window
+    return {
+        "mechanism": window.mechanism.name.lower(),
+        f"{window.loss_name}_per_window": window.loss,
+        f"{window.loss_name}_per_day": noise.day_ppm / LOSS_UNIT,
+    }
 
 
 def _ppm(share: float) -> int:

@@ -10,6 +10,7 @@ import typer
 
 from gridveil.protocol.city import EntryAudience, Register
 from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil.protocol.noise import Mechanism, Noise, NoisePolicy, loss_ppm
 from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET, PARAMETER_SETS
 from gridveil_services.bootstrap.layout import SERVICES
 
@@ -55,6 +56,13 @@ def init(
     entry_audience: Annotated[
         str, typer.Option(help="Who may see which meters reported: nobody, auditors or public.")
     ] = "auditors",
+    noise: Annotated[
+        str | None,
+        typer.Option(
+            help="laplace:EPSILON:EPSILON or gaussian:RHO:RHO, the privacy loss of a window and of"
+            " a day, such as laplace:0.5:48. Without it totals are exact.",
+        ),
+    ] = None,
     development: Annotated[
         bool, typer.Option("--development", help="Allow scaled clocks. Never for real readings.")
     ] = False,
@@ -77,6 +85,7 @@ def init(
         min_coverage=min_coverage,
         registers=tuple(parse_register(text) for text in register or ()) or DEFAULT_REGISTERS,
         entry_audience=parse_audience(entry_audience),
+        noise=parse_noise(noise) if noise else None,
         development=development,
         addresses={role: f"{host}:{port}" for role, port in parse_ports(ports).items()},
     )
@@ -113,6 +122,17 @@ def parse_audience(value: str) -> EntryAudience:
     if value not in audiences:
         raise _invalid(f"--entry-audience is one of {', '.join(audiences)}")
     return audiences[value]
+
+
+def parse_noise(value: str) -> NoisePolicy:
+    """The noise in ``mechanism:loss of a window:loss of a day``, or CONFIG_INVALID."""
+    mechanisms = {m.name.lower(): m for m in Mechanism if m is not Mechanism.NONE}
+    try:
+        mechanism, window, day = value.split(":")
+        chosen, losses = mechanisms[mechanism], [loss_ppm(float(loss)) for loss in (window, day)]
+    except (KeyError, ValueError):
+        raise _invalid("--noise is laplace:0.5:48 or gaussian:0.1:9.6, say") from None
+    return NoisePolicy(Noise(chosen, losses[0]), losses[1])
 
 
 def _invalid(message: str) -> MalformedInput:

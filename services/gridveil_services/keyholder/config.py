@@ -11,6 +11,7 @@ from gridveil.profile import Tls
 from gridveil.protocol.city import PPM, CityPolicy, EntryAudience, FailingLanes, Register
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES
+from gridveil.protocol.noise import Mechanism, Noise, NoisePolicy, loss_ppm
 from gridveil.protocol.note import NoteKey
 from gridveil.protocol.refusal_lock import check_refusals_per_day
 from gridveil_services.keyholder.witnesses import NO_WITNESSES, WitnessEndpoint, WitnessSettings
@@ -31,6 +32,16 @@ class RegisterSection(Section, frozen=True, kw_only=True):
     bound: int
 
 
+class NoiseSection(Section, frozen=True, kw_only=True):
+    """Noise in released totals. The losses are those of the mechanism, and of no other."""
+
+    mechanism: str
+    epsilon_per_window: float | None = None
+    epsilon_per_day: float | None = None
+    rho_per_window: float | None = None
+    rho_per_day: float | None = None
+
+
 class PolicySection(Section, frozen=True, kw_only=True):
     """What the city chooses. Everything that protects somebody must be written down."""
 
@@ -47,6 +58,7 @@ class PolicySection(Section, frozen=True, kw_only=True):
     failure_budget: int
     development: bool = False
     epoch_length: int = 86_400
+    noise: NoiseSection | None = None
     registers: list[RegisterSection]
 
 
@@ -158,7 +170,24 @@ def _policy(city_id: bytes, section: PolicySection) -> CityPolicy:
         failing_lanes=_FAILING_LANES[section.failing_lanes],
         failure_budget=section.failure_budget,
         development=section.development,
+        noise=_noise(section.noise) if section.noise else None,
     )
+
+
+def _noise(section: NoiseSection) -> NoisePolicy:
+    losses = {
+        Mechanism.LAPLACE: (section.epsilon_per_window, section.epsilon_per_day),
+        Mechanism.GAUSSIAN: (section.rho_per_window, section.rho_per_day),
+    }
+    found = next((m for m in losses if m.name.lower() == section.mechanism), None)
+    if found is None:
+        raise _invalid("noise.mechanism", "is laplace or gaussian")
+    window, day = losses.pop(found)
+    if window is None or day is None or any(other != (None, None) for other in losses.values()):
+        raise _invalid(
+            "noise", "takes epsilon_per_* with laplace, rho_per_* with gaussian, and no other"
+        )
+    return NoisePolicy(Noise(found, loss_ppm(window)), loss_ppm(day))
 
 
 def _invalid(key: str, rule: str) -> MalformedInput:

@@ -266,6 +266,11 @@ class EpochRing:
                 return keys
         return None
 
+    def policies(self) -> list[CityPolicy]:
+        """What the epochs with keys were signed with."""
+        with self._lock:
+            return [keys.parameters.policy for keys in self._keys.values()]
+
     def decryptions(self, window_start: int) -> int:
         """How often a lane of a window was decrypted at the most since the process started."""
         found = [keys.decryptions for keys in list(self._keys.values())] + [self._decryptions]

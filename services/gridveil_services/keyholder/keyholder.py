@@ -13,6 +13,8 @@ from gridveil_services.keyholder.config import KeyHolderConfig
 from gridveil_services.keyholder.epoch_keys import EpochRing
 from gridveil_services.keyholder.epoch_store import EpochStore
 from gridveil_services.keyholder.ledger import Ledger
+from gridveil_services.keyholder.noise import check_available
+from gridveil_services.keyholder.noise_pin import NoisePins
 from gridveil_services.keyholder.publication import LOG, Publication
 from gridveil_services.keyholder.release import Releases
 from gridveil_services.keyholder.roster_store import RosterStore
@@ -82,6 +84,7 @@ class KeyHolder:
                 roster=self.roster,
                 spools=SpoolFolder(state / "spool"),
                 publication=Publication(config.published),
+                pins=NoisePins(at_rest),
                 clock=clock,
                 suspicions=self.suspicions,
             )
@@ -91,6 +94,7 @@ class KeyHolder:
             )
             opened.callback(self.upkeep.stop)
             self.ring.load()
+            self._check_noise()
             self.ring.retire_spent(clock.now())
             self._check_roster()
             if unlock is not None:
@@ -105,6 +109,11 @@ class KeyHolder:
     def close(self) -> None:
         """Let the files go."""
         self._opened.close()
+
+    def _check_noise(self) -> None:
+        for policy in (self.policy, *self.ring.policies()):
+            if policy.noise is not None:
+                check_available(policy.noise.window, policy.bounds)
 
     def _check_roster(self) -> None:
         if self.roster.version(self.ledger.roster_version) is None and self.ledger.roster_version:

@@ -22,6 +22,8 @@ from gridveil.protocol.errors import (
     Unavailable,
 )
 from gridveil.protocol.layout import DIGEST_BYTES, ID_BYTES
+from gridveil.protocol.log_records import claimed_noise
+from gridveil.protocol.noise import NoiseClaim, Spent, day_of
 from gridveil.protocol.refusal_lock import RefusalLock
 from gridveil.protocol.release import Total
 from gridveil.protocol.roster import RosterVersion
@@ -31,6 +33,7 @@ from gridveil.protocol.v1.log_pb2 import (
     EpochDestroyed,
     KeyHolderUnlocked,
     LogRecord,
+    NoiseMechanism,
     PolicyStated,
     ReleaseIntent,
     RosterChanged,
@@ -42,6 +45,8 @@ from gridveil.protocol.v1.totals_pb2 import SignedTotal
 from gridveil_services.keyholder.policy import FINAL, UNCLAIMED, Status, WindowState, locked
 from gridveil_services.releaselog.signing import LogSigner
 from gridveil_services.releaselog.writer import LogWriter
+
+_EXACT = NoiseClaim()
 
 CONFIRM_S = 15.0
 """How long witnesses are asked to confirm a claim."""
@@ -69,6 +74,14 @@ class LoggedEpoch:
         return 0 if self.destroyed else max(0, budget - self.failures)
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What a window that is claimed and not settled was claimed with."""
+
+    parameters_digest: bytes
+    noise: NoiseClaim
+
+
 class Ledger:
     """Reads the log once, then keeps it and what it means in step. Thread-safe."""
 
@@ -86,8 +99,9 @@ class Ledger:
         self._lock = threading.RLock()
         self._windows: dict[int, WindowState] = {}
         self._epochs: dict[bytes, LoggedEpoch] = {}
-        self._parameters: dict[int, bytes] = {}
-        """Digest of the parameters that a window was claimed under."""
+        self._claims: dict[int, Claim] = {}
+        self._spent: dict[int, Spent] = {}
+        """Privacy loss of all claims of a UTC day, by the day."""
         self._roster_version = 0
         self._stated = PolicyStated()
         self._size = 0
@@ -134,6 +148,14 @@ class Ledger:
                 if state.status is Status.PENDING
             }
 
+    def claimed_noise(self, window_start: int) -> NoiseClaim:
+        """What a window that is not settled was claimed with."""
+        return self._claims[window_start].noise
+
+    def spent_on_day_of(self, window_start: int) -> Spent:
+        """The privacy loss of all claims of windows that start in the same UTC day."""
+        return self._spent.get(day_of(window_start), Spent())
+
     def epochs(self) -> dict[bytes, LoggedEpoch]:
         """Every epoch ever made, by its id."""
         with self._lock:
@@ -151,8 +173,11 @@ class Ledger:
         release_digest: bytes,
         parameters_digest: bytes,
         roster_version: int,
+        noise: NoiseClaim = _EXACT,
     ) -> None:
         """Settle for ever which release the window belongs to; before anything is decrypted.
+
+        The privacy loss in ``noise`` is spent by it, whatever becomes of the window.
 
         Raises:
             Unavailable: KEYHOLDER_LOCKED; NOT_WITNESSED if the witnesses, if there are any, do
@@ -164,6 +189,8 @@ class Ledger:
             release_digest=release_digest,
             parameters_digest=parameters_digest,
             roster_version=roster_version,
+            mechanism=NoiseMechanism.Name(noise.mechanism),
+            loss_ppm=noise.loss_ppm,
         )
         self._record(LogRecord(intent=intent))
         try:
@@ -182,8 +209,12 @@ class Ledger:
 
     def refused(self, window_start: int, release_digest: bytes, failures: int = 0) -> None:
         """The claim did not open; so many lanes were decrypted and did not."""
+        claim = self._claims.get(window_start)
         refusal = WindowRefused(
-            window_start=window_start, release_digest=release_digest, failures=failures
+            window_start=window_start,
+            release_digest=release_digest,
+            failures=failures,
+            over_budget=claim is not None and claim.noise.is_over_budget,
         )
         self._record(LogRecord(refused=refusal))
 
@@ -292,17 +323,22 @@ class Ledger:
         match record.WhichOneof("event"):
             case "intent":
                 self._demand(record.intent.window_start, UNCLAIMED)
+                claimed_noise(record.intent)
                 if len(record.intent.release_digest) != DIGEST_BYTES:
                     raise _contradiction()
             case "expired":
                 self._demand(record.expired.window_start, UNCLAIMED)
             case "refused":
-                self._demand_claim(record.refused.window_start, record.refused.release_digest)
+                refused = record.refused
+                self._demand_claim(refused.window_start, refused.release_digest)
+                if refused.over_budget != self.claimed_noise(refused.window_start).is_over_budget:
+                    raise _contradiction()
             case "released":
                 total = Total.decode(record.released.total.total)
                 if total.window_start != record.released.window_start:
                     raise _contradiction()
                 self._demand_claim(total.window_start, total.release_digest)
+                self._demand_noise(total)
             case "epoch_created":
                 if len(record.epoch_created.epoch_id) != ID_BYTES:
                     raise _contradiction()
@@ -314,6 +350,11 @@ class Ledger:
 
     def _demand_claim(self, window_start: int, release_digest: bytes) -> None:
         self._demand(window_start, WindowState(Status.PENDING, release_digest))
+
+    def _demand_noise(self, total: Total) -> None:
+        claimed = self.claimed_noise(total.window_start)
+        if claimed.is_over_budget or claimed.noise != total.noise:
+            raise _contradiction()
 
     def _demand_epoch(self, destroyed: EpochDestroyed) -> None:
         epoch = self._epochs.get(destroyed.epoch_id)
@@ -330,13 +371,13 @@ class Ledger:
         self._size += 1
         match record.WhichOneof("event"):
             case "intent":
-                intent = record.intent
-                self._settle(intent.window_start, Status.PENDING, intent.release_digest)
-                self._parameters[intent.window_start] = intent.parameters_digest
+                self._note_claim(record.intent)
             case "expired":
                 self._settle(record.expired.window_start, Status.EXPIRED, b"")
             case "refused":
-                self._conclude(record.refused.window_start, Status.REFUSED)
+                over_budget = record.refused.over_budget
+                status = Status.OVER_BUDGET if over_budget else Status.REFUSED
+                self._conclude(record.refused.window_start, status)
                 self._spend(record.refused.window_start, record.refused.failures)
             case "released":
                 self._conclude(record.released.window_start, Status.RELEASED)
@@ -359,8 +400,14 @@ class Ledger:
     def _conclude(self, window_start: int, status: Status) -> None:
         self._settle(window_start, status, self.state(window_start).release_digest)
 
+    def _note_claim(self, intent: ReleaseIntent) -> None:
+        window, noise = intent.window_start, claimed_noise(intent)
+        self._settle(window, Status.PENDING, intent.release_digest)
+        self._claims[window] = Claim(intent.parameters_digest, noise)
+        self._spent[day_of(window)] = self.spent_on_day_of(window).plus(noise)
+
     def _spend(self, window_start: int, failures: int) -> None:
-        epoch = self.epoch_of(self._parameters.pop(window_start))
+        epoch = self.epoch_of(self._claims.pop(window_start).parameters_digest)
         if epoch is not None:
             self._epochs[epoch.epoch_id] = replace(epoch, failures=epoch.failures + failures)
 

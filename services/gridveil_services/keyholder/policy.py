@@ -13,11 +13,14 @@ from enum import Enum, auto
 from gridveil.protocol.city import PPM, CityParameters, CityPolicy, FailingLanes
 from gridveil.protocol.errors import (
     Conflict,
+    Exhausted,
+    GridveilError,
     MalformedInput,
     Reason,
     Unavailable,
     WrongState,
 )
+from gridveil.protocol.noise import NoisePolicy
 from gridveil.protocol.release import ReleaseHeader
 from gridveil.protocol.roster import RosterVersion
 from gridveil.protocol.windows import WindowRules, lane_count
@@ -35,10 +38,12 @@ class Status(Enum):
     """One release has claimed it for ever; its outcome is not durable yet."""
     RELEASED = auto()
     REFUSED = auto()
+    OVER_BUDGET = auto()
+    """Refused unopened, for the privacy budget of its day had no room for it."""
     EXPIRED = auto()
 
 
-FINAL = frozenset({Status.RELEASED, Status.REFUSED, Status.EXPIRED})
+FINAL = frozenset({Status.RELEASED, Status.REFUSED, Status.OVER_BUDGET, Status.EXPIRED})
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def is_settled_by(state: WindowState, release_digest: bytes) -> bool:
     Raises:
         Conflict: WINDOW_PINNED if another release has claimed the window.
         WrongState: REFUSED or WINDOW_EXPIRED.
+        Exhausted: BUDGET_EXHAUSTED.
         Unavailable: KEYHOLDER_UNAVAILABLE while the outcome is not durable.
     """
     if state.status is Status.OPEN:
@@ -86,8 +92,8 @@ def is_settled_by(state: WindowState, release_digest: bytes) -> bool:
         raise _expired()
     if state.release_digest != release_digest:
         raise Conflict(Reason.WINDOW_PINNED, "another release has claimed this window")
-    if state.status is Status.REFUSED:
-        raise refused()
+    if state.status in {Status.REFUSED, Status.OVER_BUDGET}:
+        raise refusal(state)
     if state.status is Status.PENDING:
         raise busy()
     return True
@@ -161,8 +167,24 @@ def failure_budget(signed: CityPolicy, own: CityPolicy) -> int:
     return min(signed.failure_budget, own.failure_budget)
 
 
-def refused() -> WrongState:
-    """REFUSED: one text, one shape, whatever the cause."""
+def noise_policy(signed: CityPolicy, own: CityPolicy) -> NoisePolicy | None:
+    """The noise of a total, and the budget of its day; of two mechanisms the signed one."""
+    if signed.noise is None:
+        return own.noise
+    return signed.noise.stricter(own.noise)
+
+
+def refusal(state: WindowState) -> GridveilError:
+    """What is said of a window that was refused.
+
+    REFUSED in one text and shape for every cause that has to do with what was opened;
+    BUDGET_EXHAUSTED for the one that has not.
+    """
+    if state.status is Status.OVER_BUDGET:
+        return Exhausted(
+            Reason.BUDGET_EXHAUSTED,
+            "the privacy budget of the window's day is spent; the window stays without a total",
+        )
     return WrongState(Reason.REFUSED, "the release was refused; the window stays without a total")
 
 

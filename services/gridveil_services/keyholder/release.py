@@ -1,7 +1,7 @@
 """Releases: one attempt a window, claimed before it is opened, answered after it is durable.
 
     taken in -> claim durable -> settled: a total is durable -> answered
-                                      `-> a refusal is durable -> REFUSED
+                                      `-> a refusal is durable -> REFUSED, BUDGET_EXHAUSTED
 
 A crash after the claim is made good at the next start with the same release and no other. What
 fails by the machine's fault after the claim stops everything until that restart.
@@ -26,6 +26,7 @@ from gridveil.protocol.errors import (
     Reason,
     Unavailable,
 )
+from gridveil.protocol.noise import NoiseClaim
 from gridveil.protocol.release import ReleaseHeader
 from gridveil.protocol.roster import RosterVersion
 from gridveil.protocol.signing import SigningKey
@@ -34,6 +35,7 @@ from gridveil_services.keyholder.cohort import THREADS, Cohort, Known
 from gridveil_services.keyholder.epoch_keys import EpochKeys, EpochRing
 from gridveil_services.keyholder.intake import Intake, read_header
 from gridveil_services.keyholder.ledger import Ledger
+from gridveil_services.keyholder.noise_pin import NoisePins
 from gridveil_services.keyholder.policy import (
     FINAL,
     Facts,
@@ -41,7 +43,8 @@ from gridveil_services.keyholder.policy import (
     busy,
     check_release,
     is_settled_by,
-    refused,
+    noise_policy,
+    refusal,
 )
 from gridveil_services.keyholder.precheck import Prechecks
 from gridveil_services.keyholder.publication import Publication
@@ -73,6 +76,7 @@ class Releases:
         roster: RosterStore,
         spools: SpoolFolder,
         publication: Publication,
+        pins: NoisePins,
         clock: Clock,
         suspicions: SuspicionLog | None = None,
     ) -> None:
@@ -99,6 +103,7 @@ class Releases:
             ring=ring,
             members=roster.members,
             publication=publication,
+            pins=pins,
             suspicions=suspicions,
             clock=clock,
             pool=self._pool,
@@ -124,7 +129,8 @@ class Releases:
 
         The header alone is enough for a window that is settled. See
         :func:`gridveil_services.keyholder.policy.check_release` and :class:`Intake` for what is
-        raised before the window is claimed; afterwards it is REFUSED, whatever the cause.
+        raised before the window is claimed; afterwards it is REFUSED, whatever the cause, but for
+        BUDGET_EXHAUSTED if the privacy budget of its day has no room for it.
         """
         header, digest = read_header(messages, self._policy.city_id)
         if is_settled_by(self._ledger.state(header.window_start), digest):
@@ -220,9 +226,12 @@ class Releases:
         if self._ledger.failed:
             raise busy()
         if facts.spent:
-            self._refuse_unopened(header, digest)
+            self._refuse_unopened(header, digest, NoiseClaim())
         assert keys is not None
         assert version is not None
+        noise = self._noise(header, keys)
+        if noise.is_over_budget:
+            self._refuse_unopened(header, digest, noise)
         intake = self._resume(header.window_start, digest)
         if intake is None or intake.spool.header != header:
             intake = self._new_intake(header, digest, keys)
@@ -271,31 +280,38 @@ class Releases:
     def _settle(
         self, release: SpooledRelease, keys: EpochKeys, version: RosterVersion, known: Known
     ) -> None:
-        """Claim a window and settle it, or raise REFUSED.
+        """Claim a window and settle it, or raise the refusal.
 
         One window at a time is claimed and not settled: the failures of each limit the next, in
         the same way if a crash makes it begin anew.
         """
+        header = release.header
         with self._opening:
-            self._claim(release.header, release.digest)
+            # Another window of the day may have been claimed meanwhile.
+            self._claim(header, release.digest, self._noise(header, keys))
             released = self._settlement.settle(release, keys, version, known)
-        self._forget(release.header.window_start)
+        self._forget(header.window_start)
         if not released:
-            raise refused()
+            raise refusal(self._ledger.state(header.window_start))
 
-    def _refuse_unopened(self, header: ReleaseHeader, digest: bytes) -> Never:
-        """Claim a window whose epoch is spent, and raise REFUSED."""
+    def _refuse_unopened(self, header: ReleaseHeader, digest: bytes, noise: NoiseClaim) -> Never:
+        """Claim a window whose epoch or whose day's budget is spent, and raise the refusal."""
         with self._opening:
-            self._claim(header, digest)
+            self._claim(header, digest, noise)
             self._settlement.refuse(header.window_start, digest)
         self._forget(header.window_start)
-        raise refused()
+        raise refusal(self._ledger.state(header.window_start))
 
-    def _claim(self, header: ReleaseHeader, digest: bytes) -> None:
+    def _noise(self, header: ReleaseHeader, keys: EpochKeys) -> NoiseClaim:
+        """What a window has to claim, after all windows of its day that were claimed before."""
+        demanded = noise_policy(keys.parameters.policy, self._policy)
+        return self._ledger.spent_on_day_of(header.window_start).claim(demanded)
+
+    def _claim(self, header: ReleaseHeader, digest: bytes, noise: NoiseClaim) -> None:
         if self._closed:
             raise busy()
         self._ledger.claim(
-            header.window_start, digest, header.parameters_digest, header.roster_version
+            header.window_start, digest, header.parameters_digest, header.roster_version, noise
         )
 
     def _forget(self, window_start: int) -> None:

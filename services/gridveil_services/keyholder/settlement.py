@@ -1,30 +1,38 @@
 """Settling a claimed window: opened, its outcome made durable, then what follows from it.
 
-    claimed -> opened -> entries published -> total durable -.
-                     `-> refusal durable --------------------+-> spent keys retired -> suspicions
+    claimed -> noise pinned -> opened -> entries published -> total durable -.
+                                     `-> refusal durable --------------------+-> what follows
 
-The failures that an outcome counts are durable with it, before anybody is told anything.
+What follows: spent keys are retired, suspicions recorded. Noise, if there is any, is added to sums
+that were opened and checked as if there were none. The failures that an outcome counts are durable
+with it, before anybody is told anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Never, Protocol
 
 import structlog
 
 from gridveil.clock import Clock
 from gridveil.protocol.city import CityPolicy
+from gridveil.protocol.commitment import Generators
 from gridveil.protocol.errors import GridveilError, Reason, Unavailable
+from gridveil.protocol.noise import SUM_LIMIT, satisfies
 from gridveil.protocol.release import RegisterTotal, Total
 from gridveil.protocol.roster import RosterVersion
 from gridveil.protocol.signing import SigningKey
+from gridveil.protocol.slots import GROUP_ORDER
 from gridveil.protocol.v1.log_pb2 import DestructionCause
 from gridveil_services.keyholder.cohort import NOTHING_KNOWN, Known
 from gridveil_services.keyholder.epoch_keys import EpochKeys, EpochRing, OpeningFailed
 from gridveil_services.keyholder.ledger import Ledger, LoggedEpoch
 from gridveil_services.keyholder.membership import Membership
+from gridveil_services.keyholder.noise import DrawnNoise
+from gridveil_services.keyholder.noise_pin import NoisePins
 from gridveil_services.keyholder.opening import (
     MACHINE_FAILURES,
     Allowance,
@@ -34,7 +42,12 @@ from gridveil_services.keyholder.opening import (
     open_release,
 )
 from gridveil_services.keyholder.own_rows import OwnRows
-from gridveil_services.keyholder.policy import failure_budget, is_all_or_nothing, is_cohort
+from gridveil_services.keyholder.policy import (
+    failure_budget,
+    is_all_or_nothing,
+    is_cohort,
+    noise_policy,
+)
 from gridveil_services.keyholder.publication import Publication
 from gridveil_services.keyholder.spool import SpooledRelease
 
@@ -73,11 +86,13 @@ class Settlement:
         ring: EpochRing,
         members: Membership,
         publication: Publication,
+        pins: NoisePins,
         suspicions: SuspicionLog | None,
         clock: Clock,
         pool: Executor,
     ) -> None:
         self._policy = policy
+        self._pins = pins
         self._identity = identity
         self._ledger = ledger
         self._ring = ring
@@ -100,18 +115,18 @@ class Settlement:
             Unavailable: KEYHOLDER_UNAVAILABLE if the machine failed: a restart makes it good.
         """
         window_start = release.header.window_start
-        outcome = self._open(release, keys, version, known)
-        failures = len(outcome.failed)
-        if outcome.opening is None:
+        outcome, noise = self._open(release, keys, version, known)
+        failures, opening = len(outcome.failed), _noisy(outcome.opening, noise)
+        if opening is None:
             self.refuse(window_start, release.digest, failures)
         else:
             own = OwnRows(keys, self._members, window_start, known.precheck)
-            self._publish(release, keys, version, outcome.opening, failures, own)
+            self._publish(release, keys, version, opening, noise, failures, own)
         epoch = self._ledger.epoch_of(keys.parameters.digest)
         if epoch is not None:
             self._retire_if_spent(epoch)
         self._suspect(release, outcome)
-        return outcome.opening is not None
+        return opening is not None
 
     def refuse(self, window_start: int, digest: bytes, failures: int = 0) -> None:
         """Make the refusal of a claimed window durable."""
@@ -132,16 +147,38 @@ class Settlement:
 
     def _open(
         self, release: SpooledRelease, keys: EpochKeys, version: RosterVersion, known: Known
-    ) -> Outcome:
+    ) -> tuple[Outcome, DrawnNoise | None]:
         allowance = self._allowance(keys, version)
         try:
-            return open_release(release, keys, self._members, allowance, self._pool, known)
+            noise = self._pin_noise(release, keys)
+            opened = open_release(release, keys, self._members, allowance, self._pool, known)
+            return opened, noise
         except MACHINE_FAILURES:
             self._stop()
         except Exception as error:  # before anything was decrypted
             if not isinstance(error, OpeningFailed | GridveilError):
                 _log.error("opening failed", exc_info=error)
-            return Outcome(None)
+            return Outcome(None), None
+
+    def _pin_noise(self, release: SpooledRelease, keys: EpochKeys) -> DrawnNoise | None:
+        """The noise that the window was claimed with; OpeningFailed if nothing may be opened.
+
+        Less noise than is demanded by now, or noise that cannot be had, refuses the window.
+        """
+        window_start, parameters = release.header.window_start, keys.parameters
+        claimed = self._ledger.claimed_noise(window_start)
+        demanded = noise_policy(parameters.policy, self._policy)
+        enough = satisfies(claimed.noise, demanded.window if demanded else None)
+        if claimed.is_over_budget or not enough:
+            raise OpeningFailed
+        if claimed.noise is None:
+            return None
+        epoch_id, bounds = parameters.epoch.epoch_id, parameters.policy.bounds
+        try:
+            return self._pins.take(release, claimed.noise, epoch_id, bounds)
+        except GridveilError as error:
+            _log.error("there is no noise", window=window_start, cause=str(error))
+            raise OpeningFailed from None
 
     def _allowance(self, keys: EpochKeys, version: RosterVersion) -> Allowance:
         signed, own = keys.parameters.policy, self._policy
@@ -158,6 +195,7 @@ class Settlement:
         keys: EpochKeys,
         version: RosterVersion,
         opening: Opening,
+        noise: DrawnNoise | None,
         failures: int,
         own: OwnRows,
     ) -> None:
@@ -174,7 +212,7 @@ class Settlement:
             )
         except OSError:
             self._stop()
-        total = _total(release, keys, version, opening, entries_root)
+        total = _total(release, keys, version, opening, entries_root, noise)
         signature = total.sign(self._identity)
         self._ledger.released(window_start, total.encode(), signature, failures)
         log = _log.warning if opening.left_out else _log.info
@@ -225,18 +263,33 @@ def alarm_if_locked(ledger: Ledger) -> None:
         _log.error("locked: too many windows were refused", record=ledger.locked_at)
 
 
+def _noisy(opening: Opening | None, noise: DrawnNoise | None) -> Opening | None:
+    """What opened with its noise in it; None if a sum is larger than a total has room for."""
+    if opening is not None and noise is not None:
+        totals = map(sum, zip(opening.totals, noise.values, strict=True))
+        blinding = (opening.blinding + noise.blinding) % GROUP_ORDER
+        opening = replace(opening, totals=tuple(totals), blinding=blinding)
+    if opening is None or any(abs(total) >= SUM_LIMIT for total in opening.totals):
+        return None
+    return opening
+
+
 def _total(
     release: SpooledRelease,
     keys: EpochKeys,
     version: RosterVersion,
     opening: Opening,
     entries_root: bytes,
+    noise: DrawnNoise | None,
 ) -> Total:
     parameters, header = keys.parameters, release.header
-    policy = parameters.policy
+    policy, epoch_id = parameters.policy, parameters.epoch.epoch_id
+    generators = Generators.derive(
+        policy.city_id, epoch_id, header.window_start, policy.register_names
+    )
     return Total(
         city_id=policy.city_id,
-        epoch_id=parameters.epoch.epoch_id,
+        epoch_id=epoch_id,
         parameters_digest=parameters.digest,
         window_start=header.window_start,
         window_length=policy.window_length,
@@ -252,4 +305,5 @@ def _total(
             for register, total in zip(policy.registers, opening.totals, strict=True)
         ),
         blinding=opening.blinding.to_bytes(32, "little"),
+        added=noise.added(generators) if noise else None,
     )

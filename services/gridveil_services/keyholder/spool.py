@@ -24,10 +24,12 @@ from gridveil.protocol.release import (
     ReleaseHeader,
     release_digest,
 )
+from gridveil_services.keyholder.at_rest import destroy_file
 
 _HEADER = "header"
 _ENTRIES = "entries"
 _LANES = "lanes"
+_NOISE = "noise"
 _HEADER_DOMAIN = "gridveil/v1/spooled-header"
 _LANES_DOMAIN = "gridveil/v1/spooled-lanes"
 _CIPHERTEXT_LIMIT = 1 << 20
@@ -41,6 +43,11 @@ class SpooledRelease:
     digest: bytes
     lanes: list[LaneSum]
     folder: Path
+
+    @property
+    def noise_file(self) -> Path:
+        """Where the noise of its total is, once it is drawn."""
+        return self.folder / _NOISE
 
     def chunks(self) -> Iterator[bytes]:
         """Its entries, whole ones, at most 1 MiB at a time."""
@@ -129,8 +136,9 @@ class SpoolFolder:
         return {int(path.name.partition("-")[0]) for path in self._folder.iterdir()}
 
     def delete(self, window_start: int) -> None:
-        """Forget what came in for a window."""
+        """Forget what came in for a window; its noise is overwritten."""
         for path in self._folder.glob(f"{window_start}-*"):
+            destroy_file(path / _NOISE)
             shutil.rmtree(path)
 
     def _path(self, window_start: int, digest: bytes) -> Path:

@@ -25,33 +25,35 @@ _sym_db = _symbol_database.Default()
 from gridveil.protocol.v1 import totals_pb2 as gridveil_dot_v1_dot_totals__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15gridveil/v1/log.proto\x12\x0bgridveil.v1\x1a\x18gridveil/v1/totals.proto\"\xfd\x03\n\tLogRecord\x12\x16\n\x0erecorded_at_ms\x18\x01 \x01(\x03\x12,\n\x06intent\x18\x02 \x01(\x0b\x32\x1a.gridveil.v1.ReleaseIntentH\x00\x12/\n\x08released\x18\x03 \x01(\x0b\x32\x1b.gridveil.v1.WindowReleasedH\x00\x12-\n\x07refused\x18\x04 \x01(\x0b\x32\x1a.gridveil.v1.WindowRefusedH\x00\x12-\n\x07\x65xpired\x18\x05 \x01(\x0b\x32\x1a.gridveil.v1.WindowExpiredH\x00\x12\x32\n\repoch_created\x18\x06 \x01(\x0b\x32\x19.gridveil.v1.EpochCreatedH\x00\x12\x36\n\x0f\x65poch_destroyed\x18\x07 \x01(\x0b\x32\x1b.gridveil.v1.EpochDestroyedH\x00\x12\x34\n\x0eroster_changed\x18\x08 \x01(\x0b\x32\x1a.gridveil.v1.RosterChangedH\x00\x12\x32\n\rpolicy_stated\x18\t \x01(\x0b\x32\x19.gridveil.v1.PolicyStatedH\x00\x12<\n\x12keyholder_unlocked\x18\n \x01(\x0b\x32\x1e.gridveil.v1.KeyHolderUnlockedH\x00\x42\x07\n\x05\x65vent\"p\n\rReleaseIntent\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\x12\x16\n\x0erelease_digest\x18\x02 \x01(\x0c\x12\x19\n\x11parameters_digest\x18\x03 \x01(\x0c\x12\x16\n\x0eroster_version\x18\x04 \x01(\x04\"a\n\x0eWindowReleased\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\x12\'\n\x05total\x18\x02 \x01(\x0b\x32\x18.gridveil.v1.SignedTotal\x12\x10\n\x08\x66\x61ilures\x18\x03 \x01(\r\"O\n\rWindowRefused\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\x12\x16\n\x0erelease_digest\x18\x02 \x01(\x0c\x12\x10\n\x08\x66\x61ilures\x18\x03 \x01(\r\"%\n\rWindowExpired\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\"e\n\x0c\x45pochCreated\x12\x10\n\x08\x65poch_id\x18\x01 \x01(\x0c\x12\x19\n\x11parameters_digest\x18\x02 \x01(\x0c\x12\x14\n\x0c\x66irst_window\x18\x03 \x01(\x03\x12\x12\n\nend_window\x18\x04 \x01(\x03\"d\n\x0e\x45pochDestroyed\x12\x10\n\x08\x65poch_id\x18\x01 \x01(\x0c\x12,\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\x1d.gridveil.v1.DestructionCause\x12\x12\n\nend_window\x18\x03 \x01(\x03\"\x85\x01\n\rRosterChanged\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x18\n\x10\x65\x66\x66\x65\x63tive_window\x18\x02 \x01(\x03\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x10\n\x08\x65nrolled\x18\x04 \x01(\x04\x12\x11\n\twithdrawn\x18\x05 \x01(\x04\x12\x15\n\rroster_digest\x18\x06 \x01(\x0c\"8\n\x0cPolicyStated\x12\x0e\n\x06policy\x18\x01 \x01(\x0c\x12\x18\n\x10refusals_per_day\x18\x02 \x01(\r\",\n\x11KeyHolderUnlocked\x12\x17\n\x0flocked_at_index\x18\x01 \x01(\x04*x\n\x10\x44\x65structionCause\x12!\n\x1d\x44\x45STRUCTION_CAUSE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x44\x45STRUCTION_CAUSE_SETTLED\x10\x01\x12\"\n\x1e\x44\x45STRUCTION_CAUSE_BUDGET_SPENT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15gridveil/v1/log.proto\x12\x0bgridveil.v1\x1a\x18gridveil/v1/totals.proto\"\xfd\x03\n\tLogRecord\x12\x16\n\x0erecorded_at_ms\x18\x01 \x01(\x03\x12,\n\x06intent\x18\x02 \x01(\x0b\x32\x1a.gridveil.v1.ReleaseIntentH\x00\x12/\n\x08released\x18\x03 \x01(\x0b\x32\x1b.gridveil.v1.WindowReleasedH\x00\x12-\n\x07refused\x18\x04 \x01(\x0b\x32\x1a.gridveil.v1.WindowRefusedH\x00\x12-\n\x07\x65xpired\x18\x05 \x01(\x0b\x32\x1a.gridveil.v1.WindowExpiredH\x00\x12\x32\n\repoch_created\x18\x06 \x01(\x0b\x32\x19.gridveil.v1.EpochCreatedH\x00\x12\x36\n\x0f\x65poch_destroyed\x18\x07 \x01(\x0b\x32\x1b.gridveil.v1.EpochDestroyedH\x00\x12\x34\n\x0eroster_changed\x18\x08 \x01(\x0b\x32\x1a.gridveil.v1.RosterChangedH\x00\x12\x32\n\rpolicy_stated\x18\t \x01(\x0b\x32\x19.gridveil.v1.PolicyStatedH\x00\x12<\n\x12keyholder_unlocked\x18\n \x01(\x0b\x32\x1e.gridveil.v1.KeyHolderUnlockedH\x00\x42\x07\n\x05\x65vent\"\xb2\x01\n\rReleaseIntent\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\x12\x16\n\x0erelease_digest\x18\x02 \x01(\x0c\x12\x19\n\x11parameters_digest\x18\x03 \x01(\x0c\x12\x16\n\x0eroster_version\x18\x04 \x01(\x04\x12.\n\tmechanism\x18\x05 \x01(\x0e\x32\x1b.gridveil.v1.NoiseMechanism\x12\x10\n\x08loss_ppm\x18\x06 \x01(\r\"a\n\x0eWindowReleased\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\x12\'\n\x05total\x18\x02 \x01(\x0b\x32\x18.gridveil.v1.SignedTotal\x12\x10\n\x08\x66\x61ilures\x18\x03 \x01(\r\"d\n\rWindowRefused\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\x12\x16\n\x0erelease_digest\x18\x02 \x01(\x0c\x12\x10\n\x08\x66\x61ilures\x18\x03 \x01(\r\x12\x13\n\x0bover_budget\x18\x04 \x01(\x08\"%\n\rWindowExpired\x12\x14\n\x0cwindow_start\x18\x01 \x01(\x03\"e\n\x0c\x45pochCreated\x12\x10\n\x08\x65poch_id\x18\x01 \x01(\x0c\x12\x19\n\x11parameters_digest\x18\x02 \x01(\x0c\x12\x14\n\x0c\x66irst_window\x18\x03 \x01(\x03\x12\x12\n\nend_window\x18\x04 \x01(\x03\"d\n\x0e\x45pochDestroyed\x12\x10\n\x08\x65poch_id\x18\x01 \x01(\x0c\x12,\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\x1d.gridveil.v1.DestructionCause\x12\x12\n\nend_window\x18\x03 \x01(\x03\"\x85\x01\n\rRosterChanged\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x18\n\x10\x65\x66\x66\x65\x63tive_window\x18\x02 \x01(\x03\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x10\n\x08\x65nrolled\x18\x04 \x01(\x04\x12\x11\n\twithdrawn\x18\x05 \x01(\x04\x12\x15\n\rroster_digest\x18\x06 \x01(\x0c\"8\n\x0cPolicyStated\x12\x0e\n\x06policy\x18\x01 \x01(\x0c\x12\x18\n\x10refusals_per_day\x18\x02 \x01(\r\",\n\x11KeyHolderUnlocked\x12\x17\n\x0flocked_at_index\x18\x01 \x01(\x04*e\n\x0eNoiseMechanism\x12\x18\n\x14NOISE_MECHANISM_NONE\x10\x00\x12\x1b\n\x17NOISE_MECHANISM_LAPLACE\x10\x01\x12\x1c\n\x18NOISE_MECHANISM_GAUSSIAN\x10\x02*x\n\x10\x44\x65structionCause\x12!\n\x1d\x44\x45STRUCTION_CAUSE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x44\x45STRUCTION_CAUSE_SETTLED\x10\x01\x12\"\n\x1e\x44\x45STRUCTION_CAUSE_BUDGET_SPENT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gridveil.protocol.v1.log_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DESTRUCTIONCAUSE']._serialized_start=1354
-  _globals['_DESTRUCTIONCAUSE']._serialized_end=1474
+  _globals['_NOISEMECHANISM']._serialized_start=1442
+  _globals['_NOISEMECHANISM']._serialized_end=1543
+  _globals['_DESTRUCTIONCAUSE']._serialized_start=1545
+  _globals['_DESTRUCTIONCAUSE']._serialized_end=1665
   _globals['_LOGRECORD']._serialized_start=65
   _globals['_LOGRECORD']._serialized_end=574
-  _globals['_RELEASEINTENT']._serialized_start=576
-  _globals['_RELEASEINTENT']._serialized_end=688
-  _globals['_WINDOWRELEASED']._serialized_start=690
-  _globals['_WINDOWRELEASED']._serialized_end=787
-  _globals['_WINDOWREFUSED']._serialized_start=789
-  _globals['_WINDOWREFUSED']._serialized_end=868
-  _globals['_WINDOWEXPIRED']._serialized_start=870
-  _globals['_WINDOWEXPIRED']._serialized_end=907
-  _globals['_EPOCHCREATED']._serialized_start=909
-  _globals['_EPOCHCREATED']._serialized_end=1010
-  _globals['_EPOCHDESTROYED']._serialized_start=1012
-  _globals['_EPOCHDESTROYED']._serialized_end=1112
-  _globals['_ROSTERCHANGED']._serialized_start=1115
-  _globals['_ROSTERCHANGED']._serialized_end=1248
-  _globals['_POLICYSTATED']._serialized_start=1250
-  _globals['_POLICYSTATED']._serialized_end=1306
-  _globals['_KEYHOLDERUNLOCKED']._serialized_start=1308
-  _globals['_KEYHOLDERUNLOCKED']._serialized_end=1352
+  _globals['_RELEASEINTENT']._serialized_start=577
+  _globals['_RELEASEINTENT']._serialized_end=755
+  _globals['_WINDOWRELEASED']._serialized_start=757
+  _globals['_WINDOWRELEASED']._serialized_end=854
+  _globals['_WINDOWREFUSED']._serialized_start=856
+  _globals['_WINDOWREFUSED']._serialized_end=956
+  _globals['_WINDOWEXPIRED']._serialized_start=958
+  _globals['_WINDOWEXPIRED']._serialized_end=995
+  _globals['_EPOCHCREATED']._serialized_start=997
+  _globals['_EPOCHCREATED']._serialized_end=1098
+  _globals['_EPOCHDESTROYED']._serialized_start=1100
+  _globals['_EPOCHDESTROYED']._serialized_end=1200
+  _globals['_ROSTERCHANGED']._serialized_start=1203
+  _globals['_ROSTERCHANGED']._serialized_end=1336
+  _globals['_POLICYSTATED']._serialized_start=1338
+  _globals['_POLICYSTATED']._serialized_end=1394
+  _globals['_KEYHOLDERUNLOCKED']._serialized_start=1396
+  _globals['_KEYHOLDERUNLOCKED']._serialized_end=1440
 # @@protoc_insertion_point(module_scope)

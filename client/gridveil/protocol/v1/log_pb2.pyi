@@ -7,11 +7,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class NoiseMechanism(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NOISE_MECHANISM_NONE: _ClassVar[NoiseMechanism]
+    NOISE_MECHANISM_LAPLACE: _ClassVar[NoiseMechanism]
+    NOISE_MECHANISM_GAUSSIAN: _ClassVar[NoiseMechanism]
+
 class DestructionCause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     DESTRUCTION_CAUSE_UNSPECIFIED: _ClassVar[DestructionCause]
     DESTRUCTION_CAUSE_SETTLED: _ClassVar[DestructionCause]
     DESTRUCTION_CAUSE_BUDGET_SPENT: _ClassVar[DestructionCause]
+NOISE_MECHANISM_NONE: NoiseMechanism
+NOISE_MECHANISM_LAPLACE: NoiseMechanism
+NOISE_MECHANISM_GAUSSIAN: NoiseMechanism
 DESTRUCTION_CAUSE_UNSPECIFIED: DestructionCause
 DESTRUCTION_CAUSE_SETTLED: DestructionCause
 DESTRUCTION_CAUSE_BUDGET_SPENT: DestructionCause
@@ -41,16 +50,20 @@ class LogRecord(_message.Message):
     def __init__(self, recorded_at_ms: _Optional[int] = ..., intent: _Optional[_Union[ReleaseIntent, _Mapping]] = ..., released: _Optional[_Union[WindowReleased, _Mapping]] = ..., refused: _Optional[_Union[WindowRefused, _Mapping]] = ..., expired: _Optional[_Union[WindowExpired, _Mapping]] = ..., epoch_created: _Optional[_Union[EpochCreated, _Mapping]] = ..., epoch_destroyed: _Optional[_Union[EpochDestroyed, _Mapping]] = ..., roster_changed: _Optional[_Union[RosterChanged, _Mapping]] = ..., policy_stated: _Optional[_Union[PolicyStated, _Mapping]] = ..., keyholder_unlocked: _Optional[_Union[KeyHolderUnlocked, _Mapping]] = ...) -> None: ...
 
 class ReleaseIntent(_message.Message):
-    __slots__ = ("window_start", "release_digest", "parameters_digest", "roster_version")
+    __slots__ = ("window_start", "release_digest", "parameters_digest", "roster_version", "mechanism", "loss_ppm")
     WINDOW_START_FIELD_NUMBER: _ClassVar[int]
     RELEASE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     ROSTER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MECHANISM_FIELD_NUMBER: _ClassVar[int]
+    LOSS_PPM_FIELD_NUMBER: _ClassVar[int]
     window_start: int
     release_digest: bytes
     parameters_digest: bytes
     roster_version: int
-    def __init__(self, window_start: _Optional[int] = ..., release_digest: _Optional[bytes] = ..., parameters_digest: _Optional[bytes] = ..., roster_version: _Optional[int] = ...) -> None: ...
+    mechanism: NoiseMechanism
+    loss_ppm: int
+    def __init__(self, window_start: _Optional[int] = ..., release_digest: _Optional[bytes] = ..., parameters_digest: _Optional[bytes] = ..., roster_version: _Optional[int] = ..., mechanism: _Optional[_Union[NoiseMechanism, str]] = ..., loss_ppm: _Optional[int] = ...) -> None: ...
 
 class WindowReleased(_message.Message):
     __slots__ = ("window_start", "total", "failures")
@@ -63,14 +76,16 @@ class WindowReleased(_message.Message):
     def __init__(self, window_start: _Optional[int] = ..., total: _Optional[_Union[_totals_pb2.SignedTotal, _Mapping]] = ..., failures: _Optional[int] = ...) -> None: ...
 
 class WindowRefused(_message.Message):
-    __slots__ = ("window_start", "release_digest", "failures")
+    __slots__ = ("window_start", "release_digest", "failures", "over_budget")
     WINDOW_START_FIELD_NUMBER: _ClassVar[int]
     RELEASE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
+    OVER_BUDGET_FIELD_NUMBER: _ClassVar[int]
     window_start: int
     release_digest: bytes
     failures: int
-    def __init__(self, window_start: _Optional[int] = ..., release_digest: _Optional[bytes] = ..., failures: _Optional[int] = ...) -> None: ...
+    over_budget: bool
+    def __init__(self, window_start: _Optional[int] = ..., release_digest: _Optional[bytes] = ..., failures: _Optional[int] = ..., over_budget: _Optional[bool] = ...) -> None: ...
 
 class WindowExpired(_message.Message):
     __slots__ = ("window_start",)

@@ -13,9 +13,11 @@ class NotReleasedReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NOT_RELEASED_REASON_UNSPECIFIED: _ClassVar[NotReleasedReason]
     NOT_RELEASED_REASON_REFUSED: _ClassVar[NotReleasedReason]
     NOT_RELEASED_REASON_EXPIRED: _ClassVar[NotReleasedReason]
+    NOT_RELEASED_REASON_BUDGET_EXHAUSTED: _ClassVar[NotReleasedReason]
 NOT_RELEASED_REASON_UNSPECIFIED: NotReleasedReason
 NOT_RELEASED_REASON_REFUSED: NotReleasedReason
 NOT_RELEASED_REASON_EXPIRED: NotReleasedReason
+NOT_RELEASED_REASON_BUDGET_EXHAUSTED: NotReleasedReason
 
 class GetTotalRequest(_message.Message):
     __slots__ = ("window_start",)
