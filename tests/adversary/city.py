@@ -74,6 +74,7 @@ BUDGET = 5
 RELEASED = "the key-holder released what it must not"
 """What a test says when its attack succeeds."""
 
+MISSED = "an honest lane was left out"
 DECRYPTED = "the key-holder decrypted what it must not"
 """What a test says when the attacker gets another answer about the key."""
 
@@ -375,6 +376,7 @@ class AttackedCity:
         assert answer.code is grpc.StatusCode.OK, answer.text
         window = release.header.window_start
         assert self.events(window) == ["intent", "released"]
+        assert self.total(window).left_out == (), MISSED
         assert self.total(window).sum("import_wh") == total
         self._assert_says_nothing(answer)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.adversary.city import DECRYPTED, PROBED
+from tests.adversary.city import DECRYPTED, MISSED, PROBED
 from tests.adversary.mutant import Attacks, Edit, Mutant, mutant
 
 PROTOCOL = "client/gridveil/protocol"
@@ -278,17 +278,27 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "what was prechecked of a meter goes for any entry of it": mutant(
         f"{KEYHOLDER}/precheck.py",
-        "return Found(*found) if digest == sha256(data) else None",
-        "return Found(*found) if digest != _NOTHING else None",
+        "return Found(commitment, lane, own_row) if digest == sha256(data) else None",
+        "return Found(commitment, lane, own_row) if digest != _NOTHING else None",
         _PRECHECKS,
         "[other_signature] or [no_signature]",
     ),
     "signatures of prechecked entries are not checked": mutant(
         f"{KEYHOLDER}/precheck.py",
-        "self._open(check.signed(data, member), data, place, member)",
-        "self._open(Entry.decode(data, *self.scope[:2]), data, place, member)",
+        "entry, lane = self._check.signed(data, member), self._check.lane(member.meter_id)",
+        "from gridveil.protocol.release import Entry\n"
+        "        entry = Entry.decode(data, *self.scope[:2])\n"
+        "        lane = self._check.lane(member.meter_id)",
         _PRECHECKS,
         "[other_signature] or [no_signature]",
+    ),
+    "a lane's sum goes for other meters than it is of": mutant(
+        f"{KEYHOLDER}/precheck.py",
+        "return held.point if held and held.meters == count else None",
+        "return held.point if held else None",
+        _PRECHECKS,
+        "not_released_are_not_counted",
+        MISSED,
     ),
     "a prechecked seal that does not open is taken as it is": mutant(
         f"{KEYHOLDER}/precheck.py",

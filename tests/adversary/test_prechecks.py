@@ -12,7 +12,7 @@ import pytest
 
 from gridveil.protocol.errors import Reason
 from gridveil.protocol.report import Report
-from gridveil_services.keyholder.precheck import MOST_WINDOWS
+from gridveil_services.keyholder.precheck import windows_held
 from tests.adversary import test_cohorts, test_commitments, test_sums
 from tests.adversary.city import LENGTH, RELEASED, AttackedCity
 from tests.adversary.forging import split, sums_of, with_sums
@@ -127,28 +127,32 @@ def test_a_precheck_leaves_nothing_behind(city: AttackedCity) -> None:
     """Nothing durable changes, whatever is handed over ahead, and a restart forgets it."""
     window = city.window()
     honest = city.built(city.reports(window))
-    files = {p: p.read_bytes() for p in city.config.state.rglob("*") if p.is_file()}
-    log = len(city.events(window))
-    assert city.precheck(honest.header, honest.entries) == (
-        city.built(city.reports(window)).header.count,
-        "",
-    )
-    assert {p: p.read_bytes() for p in city.config.state.rglob("*") if p.is_file()} == files
-    assert len(city.events(window)) == log
+    before = stored(city)
+    assert city.precheck(honest.header, honest.entries) == (honest.header.count, "")
+    assert stored(city) == before
     city.restart()
     assert city.keyholder.releases.prechecks.windows() == []
     city.assert_released(honest, city.truth(window))
 
 
 def test_the_newest_windows_are_held_up_to_a_bound(city: AttackedCity) -> None:
-    """A flood of windows gains nothing: memory is bounded, and honest releases go through."""
-    windows = [city.window() for _ in range(MOST_WINDOWS + 1)]
+    """A flood of windows gains nothing: memory is bounded, and honest releases go through.
+
+    Not even a release that was begun keeps what was held of an older window.
+    """
+    most = windows_held(city.parameters.policy.rules)
+    windows = [city.window() for _ in range(most + 1)]
     releases = [city.built(city.reports(window)) for window in windows]
+    prechecks, first = city.keyholder.releases.prechecks, releases[0]
     for release in releases:
         assert city.precheck(release.header, release.entries)[1] == ""
-    prechecks = city.keyholder.releases.prechecks
+        held = prechecks.of(release.header)
+        assert held is not None
+        if release is first:
+            oldest = held
+        assert not city.release_messages([release.header_message()]).receipt
     assert prechecks.windows() == windows[1:]
-    first = releases[0]
+    assert len(oldest._slots) == 0, "the memory of an older window is not free"
     assert city.precheck(first.header, first.entries) == (0, Reason.OVERLOADED)
     for window, release in zip(windows, releases, strict=True):
         city.assert_released(release, city.truth(window))
@@ -157,11 +161,14 @@ def test_the_newest_windows_are_held_up_to_a_bound(city: AttackedCity) -> None:
 
 def test_a_settled_window_is_not_prechecked(city: AttackedCity) -> None:
     """Neither a released nor a refused window takes entries again."""
-    window = city.window()
-    reports = city.reports(window)
-    honest = city.built(reports)
+    window, other = city.window(), city.window()
+    honest, refused = city.built(city.reports(window)), city.built(city.reports(other))
     city.assert_released(honest, city.truth(window))
     assert city.precheck(honest.header, honest.entries) == (0, Reason.WINDOW_PINNED)
+    sums = sums_of(refused)
+    spoilt = with_sums(refused, {lane: sums[(lane + 1) % len(sums)] for lane in sums})
+    city.assert_refused(spoilt, city.reports(other), decryptions=1)
+    assert city.precheck(refused.header, refused.entries) == (0, Reason.WINDOW_PINNED)
 
 
 def test_entries_of_another_window_are_not_prechecked(city: AttackedCity) -> None:

@@ -264,7 +264,7 @@ TESTED: dict[int, tuple[str, ...]] = {
         "integration/test_registrar.py::test_an_id_is_never_given_twice",
     ),
     100: (
-        f"{PRECHECK}::test_of_entries_with_a_bad_one_among_them_none_is_held",
+        f"{PRECHECK}::test_of_entries_with_a_bad_one_among_them_those_before_it_are_held",
         "adversary/test_prechecks.py::test_entries_of_another_window_are_not_prechecked",
     ),
     101: (

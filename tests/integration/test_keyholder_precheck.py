@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from struct import Struct
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +19,10 @@ from gridveil.clock import ManualClock
 from gridveil.protocol.commitment import add_points
 from gridveil.protocol.errors import GridveilError, Reason
 from gridveil.protocol.release import split_entries
+from gridveil.protocol.sealing import shared_key
 from gridveil.protocol.v1.log_pb2 import DestructionCause
+from gridveil_services.keyholder import epoch_keys
+from gridveil_services.keyholder import precheck as precheck_module
 from gridveil_services.keyholder.cohort import Cohort
 from gridveil_services.keyholder.keyholder import KeyHolder
 from gridveil_services.keyholder.seals import NOT_OPENED
@@ -68,6 +74,22 @@ def refused(city: PreparedCity, keyholder: KeyHolder, **changes: object) -> Reas
     return refusal.value.reason
 
 
+class Exhausted:
+    """A slot's layout that has no memory for the 61st."""
+
+    def __init__(self, layout: Struct) -> None:
+        self.size = layout.size
+        self.unpack_from = layout.unpack_from
+        self._layout = layout
+        self._left = 60
+
+    def pack(self, *fields: object) -> bytes:
+        if not self._left:
+            raise MemoryError
+        self._left -= 1
+        return self._layout.pack(*fields)
+
+
 def test_all_that_is_published_is_the_same_with_and_without(
     prepared: PreparedCity, tmp_path: Path
 ) -> None:
@@ -106,8 +128,43 @@ def test_what_was_checked_ahead_is_known_when_the_release_comes(
     known = cohort.known()
     points = [known.commitments[at : at + 32] for at in range(0, 32 * METERS, 32)]
     assert NOT_OPENED not in points
-    assert add_points(known.sums.values()) == add_points(points)
-    assert known.sums.keys() == {lane.lane for lane in city.release.lanes}
+    for lane in city.release.lanes:
+        assert known.sums[lane.lane] == add_points(points[: lane.count])
+        del points[: lane.count]
+    assert not points
+
+
+def test_what_comes_late_is_added_to_the_sum_of_what_was_checked_ahead(
+    city: PreparedCity, keyholder: KeyHolder
+) -> None:
+    entries = entries_of(city)
+    ahead = [*entries[:1], *entries[2:-1]]
+    precheck(city, keyholder, ahead)
+    with ThreadPoolExecutor(2) as pool:
+        found = keyholder.releases.prechecks.of(city.release.header)
+        members = keyholder.roster.members
+        cohort = Cohort(city.release.header, city.parameters, members, pool, found)
+        cohort.accept(city.release.entries, cohort.examine(city.release.entries))
+    assert cohort.known().sums.keys() == {lane.lane for lane in city.release.lanes}
+    keyholder.releases.release(city.release.messages())
+    assert tuple(r.sum for r in city.totals()[city.window].registers) == city.truth
+
+
+def test_a_sum_that_was_cut_short_is_not_used(
+    city: PreparedCity, keyholder: KeyHolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out after a commitment was added, and its entry comes again."""
+    entries = entries_of(city)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(precheck_module, "_SLOT", Exhausted(precheck_module._SLOT))
+        with pytest.raises(MemoryError):
+            precheck(city, keyholder, entries)
+    assert precheck(city, keyholder, entries) == METERS
+    keyholder.releases.release(city.release.messages())
+    total = city.totals()[city.window]
+    assert total.left_out == ()
+    assert tuple(r.sum for r in total.registers) == city.truth
 
 
 @given(
@@ -175,13 +232,17 @@ def test_of_a_meter_the_first_entry_is_held(city: PreparedCity, keyholder: KeyHo
         (lambda entry: entry[:16] + b"\1" + entry[17:], Reason.FIELD_RANGE),
     ],
 )
-def test_of_entries_with_a_bad_one_among_them_none_is_held(
+def test_of_entries_with_a_bad_one_among_them_those_before_it_are_held(
     city: PreparedCity, keyholder: KeyHolder, change: object, reason: Reason
 ) -> None:
+    """So that the same entries again, for ever, cost one look at the bad one."""
     entries = entries_of(city)
     entries[60] = change(entries[60])  # type: ignore[operator]
-    assert refused(city, keyholder, entries=b"".join(entries)) is reason
-    assert keyholder.releases.prechecks.held(city.window) == 0
+    for _ in range(2):
+        assert refused(city, keyholder, entries=b"".join(entries)) is reason
+        assert keyholder.releases.prechecks.held(city.window) == 60
+    keyholder.releases.release(city.release.messages())
+    assert tuple(r.sum for r in city.totals()[city.window].registers) == city.truth
 
 
 def test_entries_of_other_parameters_rosters_or_windows_are_refused(
@@ -226,6 +287,57 @@ def test_entries_of_a_destroyed_epoch_are_refused_and_what_was_held_opens_nothin
         keyholder.releases.release(city.release.messages())
     assert refusal.value.reason in {Reason.REFUSED, Reason.WINDOW_EXPIRED}
     assert keyholder.ring.decryptions(city.window) == 0
+
+
+def test_keys_that_are_destroyed_meanwhile_open_no_seal_and_keep_no_key(
+    city: PreparedCity, keyholder: KeyHolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = keyholder.ring.by_digest(city.parameters.digest)
+    assert keys is not None
+    derive = shared_key
+
+    def destroyed_meanwhile(*arguments: Any) -> bytes:
+        key = derive(*arguments)
+        keys.destroy()
+        return key
+
+    monkeypatch.setattr(epoch_keys, "shared_key", destroyed_meanwhile)
+    keys._shared = epoch_keys._SharedKeys()  # as before any were derived ahead
+    assert refused(city, keyholder) is Reason.KEY_EPOCH
+    assert keyholder.releases.prechecks.windows() == []
+    assert all(keys._shared.get(place) is None for place in range(METERS))
+
+
+def test_a_release_that_was_cut_short_leaves_what_was_checked_ahead(
+    city: PreparedCity, keyholder: KeyHolder
+) -> None:
+    precheck(city, keyholder, entries_of(city))
+    with pytest.raises(GridveilError) as refusal:
+        keyholder.releases.release(replace(city.release, digest=bytes(32)).messages())
+    assert refusal.value.reason is Reason.DIGEST_MISMATCH
+    assert keyholder.releases.prechecks.held(city.window) == METERS
+
+
+def test_of_entries_that_come_at_once_those_of_one_call_are_checked(
+    city: PreparedCity, keyholder: KeyHolder
+) -> None:
+    """The others are told to come again, and wait for nobody."""
+    entries = entries_of(city)
+
+    def ask(at: int) -> Reason | None:
+        try:
+            precheck(city, keyholder, entries[at : at + 30])
+        except GridveilError as refusal:
+            return refusal.reason
+        return None
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = Counter(pool.map(ask, [0, 30, 60, 90] * 40))
+    assert answers.keys() == {None, Reason.OVERLOADED}
+    for at in range(0, METERS, 30):
+        ask(at)
+    keyholder.releases.release(city.release.messages())
+    assert tuple(r.sum for r in city.totals()[city.window].registers) == city.truth
 
 
 def test_nothing_durable_changes_until_the_release(

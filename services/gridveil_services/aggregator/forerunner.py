@@ -1,8 +1,7 @@
 """Hands entries to the key-holder as they are committed, ahead of their window's release.
 
-Checking an entry costs the key-holder ten times what reading it does. What it has checked by the
-time a window is sealed need not be waited for then. Nothing depends on it: what was not handed
-ahead is checked with the release.
+What the key-holder has checked by the time a window is sealed need not be waited for then. Nothing
+depends on it: what was not handed ahead is checked with the release.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from gridveil.clock import Clock
-from gridveil.protocol.errors import GridveilError, IntegrityLost, MalformedInput, NotAuthentic
+from gridveil.protocol.errors import GridveilError
 from gridveil.protocol.release import ENTRY_BYTES
 from gridveil_services.aggregator.periodic import retry_delay_s
 from gridveil_services.aggregator.release import chunks
@@ -33,9 +32,11 @@ class _Course:
     """How far a window's entries were handed over."""
 
     after: int = 0
-    """Place in the store."""
+    """Up to which batch of the store."""
     taken: int = 0
     """Entries, each of another meter, that the key-holder took."""
+    last: bytes = b""
+    """One of them."""
     failures: int = 0
     due: float = 0.0
     """When to try again after a failure, on the real, monotonic clock."""
@@ -62,30 +63,30 @@ class Forerunner:
     def _follow(self, window: Window) -> None:
         course = self._courses[window.start]
         try:
+            self._confirm(window, course)
             while self._hand_over(window, course):
                 course.failures = 0
-        except IntegrityLost:
-            return  # the release will find it, and say so
         except GridveilError as error:
             course.failures += 1
             course.due = time.monotonic() + retry_delay_s(course.failures, self._clock)
             _log.info("entries are not checked ahead", window=window.start, reason=error.reason)
 
+    def _confirm(self, window: Window, course: _Course) -> None:
+        """Begin anew if the key-holder has forgotten what it took: perhaps it was restarted."""
+        if course.last and self._send(window, course.last) < course.taken:
+            course.after, course.taken, course.last = 0, 0, b""
+
     def _hand_over(self, window: Window, course: _Course) -> bool:
         """The next entries of a window; whether there were any."""
         entries, after = self._store.entries_after(window.start, course.after)
-        if not entries:
-            return False
-        scope = window.start, window.parameters_digest, window.roster_version
-        taken, held = 0, 0
         for _, chunk in chunks(iter([entries]), 0):
-            try:
-                held = self._keyholder.precheck(*scope, chunk)
-                taken += len(chunk) // ENTRY_BYTES
-            except (MalformedInput, NotAuthentic) as refusal:
-                # The release will be refused for the same; no other entry need wait for that.
-                _log.warning("not entries", window=window.start, reason=refusal.reason)
-        course.after, course.taken = after, course.taken + taken
-        if taken and held < course.taken:  # it was restarted, or has put newer windows first
-            course.after = course.taken = 0
-        return True
+            self._send(window, chunk)
+        if entries:
+            course.after, course.last = after, entries[-ENTRY_BYTES:]
+            course.taken += len(entries) // ENTRY_BYTES
+        return bool(entries)
+
+    def _send(self, window: Window, entries: bytes) -> int:
+        return self._keyholder.precheck(
+            window.start, window.parameters_digest, window.roster_version, entries
+        )

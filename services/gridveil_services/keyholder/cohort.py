@@ -50,7 +50,7 @@ class Known:
     commitments: bytes = b""
     """32 bytes an entry, in order, NOT_OPENED among them; or none at all."""
     sums: Mapping[int, bytes] = field(default_factory=dict)
-    """By lane, of lanes of which every commitment is known."""
+    """By lane, the sum of all commitments that are known of it; not of every lane."""
     precheck: Precheck | None = None
     """Where more is known of the entries."""
 
@@ -108,13 +108,15 @@ class Cohort:
         self.digest.update(chunk)
         self.count += len(places)
         self.lanes.update(lane for lane, _ in places)
+        self._last = places[-1]
+        if self._precheck is None:
+            return
         self._opened.update(
             lane
             for (lane, _), commitment in zip(places, commitments, strict=True)
             if commitment != NOT_OPENED
         )
         self._commitments += b"".join(commitments)
-        self._last = places[-1]
 
     def check_complete(self, lanes: list[LaneSum]) -> None:
         """COHORT_INVALID unless the lanes hold just these entries."""
@@ -126,13 +128,9 @@ class Cohort:
         """What is known of the commitments of all entries so far."""
         if self._precheck is None:
             return NOTHING_KNOWN
-        # As many meters as were prechecked, all of them prechecked: the same ones.
-        whole = {
-            lane: self._precheck.sum_of(lane, count)
-            for lane, count in self.lanes.items()
-            if count == self._opened[lane]
-        }
-        sums = {lane: point for lane, point in whole.items() if point is not None}
+        # Of as many meters as were found: of the same ones, for every one found was added before.
+        found = ((lane, self._precheck.sum_of(lane, n)) for lane, n in self._opened.items())
+        sums = {lane: point for lane, point in found if point is not None}
         return Known(bytes(self._commitments), sums, self._precheck)
 
     def _examine(self, entries: bytes) -> Examined:

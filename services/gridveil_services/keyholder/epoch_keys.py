@@ -1,7 +1,7 @@
 """Epoch keys: made, kept, used to open sums and seals, and destroyed.
 
-The only module that can decrypt. What it hands out are sums of slots; whoever asks has claimed
-the window in the release log before.
+The only module that can decrypt. What it hands out are sums of slots; whoever asks for them has
+claimed the window in the release log before. Keys shared with meters open seals at any time.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class EpochKeys:
 
     def destroy(self) -> None:
         """Forget the secrets: whoever still holds this object opens nothing with it any more."""
-        self._sealing, self._residues, self._shared = b"", [], _SharedKeys()
+        self._residues, self._sealing, self._shared = [], b"", _SharedKeys()
 
     def shared_key(self, place: int, member: Member) -> bytes:
         """The key under which a meter sealed its commitments; computed once an epoch.
@@ -86,18 +86,20 @@ class EpochKeys:
         Raises:
             OpeningFailed: the epoch was destroyed.
         """
+        # Of before a destruction, if one comes meanwhile: nothing new is kept of it then.
+        shared, sealing = self._shared, self._sealing
         self._check_alive()
-        key = self._shared.get(place)
+        key = shared.get(place)
         if key is None:
             parameters = self.parameters
             key = shared_key(
-                self._sealing,
+                sealing,
                 member.sealing_key,
                 parameters.policy.city_id,
                 parameters.epoch.epoch_id,
                 member.meter_id,
             )
-            self._shared.put(place, key)
+            shared.put(place, key)
         return key
 
     def derive_ahead(self, members: Membership, most: int) -> int:
@@ -120,11 +122,12 @@ class EpochKeys:
         Raises:
             OpeningFailed: some slot is no sum of bytes, or the epoch was destroyed.
         """
+        secret = self._residues
         self._check_alive()
         self.decryptions[window_start, lane.lane] += 1
         crypto, slots = self.parameters.policy.crypto, self.parameters.policy.layout.slots
         residues = parse_sum(lane.ciphertext, crypto, slots)
-        coefficients = decrypt_folded(residues, self._residues, crypto, slots)
+        coefficients = decrypt_folded(residues, secret, crypto, slots)
         try:
             return checked_slot_sums(slot_values(coefficients, crypto, slots), lane.count)
         except SlotCheckFailed:

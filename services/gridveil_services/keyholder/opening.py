@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import structlog
 
@@ -101,6 +102,15 @@ class _SealedLane:
     """The sum of the commitments, if it is known already."""
 
 
+class _OpenedPart(NamedTuple):
+    """The seals of some entries of a lane."""
+
+    commitments: bytes
+    fresh: list[bytes]
+    """Those of the commitments that were not known before."""
+    proven: list[bytes]
+
+
 @dataclass(frozen=True)
 class _OpenedLane:
     """A lane whose sum opens its meters' commitments."""
@@ -161,9 +171,7 @@ class _Seals:
         """Every seal of a lane."""
         before = sum(other.count for other in self._release.lanes if other.lane < lane.lane)
         first, last = (POINT_BYTES * at for at in (before, before + lane.count))
-        known = self._known.commitments[first:last]
-        if lane.lane in self._known.sums:
-            return _SealedLane(lane, known, point=self._known.sums[lane.lane])
+        known, point = self._known.commitments[first:last], self._known.sums.get(lane.lane)
         pieces: list[tuple[bytes, bytes]] = []
         for chunk in self._release.chunks_of(lane.lane):
             for entries in cut(chunk, THREADS):
@@ -171,19 +179,25 @@ class _Seals:
                 pieces.append((entries, known[:size]))
                 known = known[size:]
         parts = list(pool.map(lambda piece: self._open_entries(*piece), pieces))
-        commitments = b"".join(found for found, _ in parts)
-        return _SealedLane(lane, commitments, tuple(chain.from_iterable(p for _, p in parts)))
+        proven = tuple(chain.from_iterable(part.proven for part in parts))
+        commitments = b"".join(part.commitments for part in parts)
+        if point is not None:
+            point = add_points([point, *chain.from_iterable(part.fresh for part in parts)])
+        return _SealedLane(lane, commitments, proven, point)
 
-    def _open_entries(self, entries: bytes, known: bytes) -> tuple[bytes, list[bytes]]:
-        commitments, proven = bytearray(), []
+    def _open_entries(self, entries: bytes, known: bytes) -> _OpenedPart:
+        commitments, fresh, proven = bytearray(), list[bytes](), list[bytes]()
         for at, data in enumerate(split_entries(entries)):
             commitment = known[POINT_BYTES * at : POINT_BYTES * (at + 1)]
-            found = self._open(data) if commitment in _UNKNOWN else commitment
-            if found is None:
-                proven.append(data[:ID_BYTES])
-            else:
-                commitments += found
-        return bytes(commitments), proven
+            if commitment in _UNKNOWN:
+                opened = self._open(data)
+                if opened is None:
+                    proven.append(data[:ID_BYTES])
+                    continue
+                fresh.append(opened)
+                commitment = opened
+            commitments += commitment
+        return _OpenedPart(bytes(commitments), fresh, proven)
 
     def _open(self, data: bytes) -> bytes | None:
         header = self._release.header

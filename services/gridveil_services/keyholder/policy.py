@@ -135,11 +135,14 @@ def check_precheck(window_start: int, roster_version: int, facts: Facts) -> None
         WrongState: WINDOW_TOO_EARLY while no reports are taken, WINDOW_EXPIRED, KEY_EPOCH or
             ROSTER_VERSION.
         Conflict: WINDOW_PINNED if anything has claimed the window.
+        Unavailable: KEYHOLDER_LOCKED
     """
     rules = facts.policy.rules
     rules.check_aligned(window_start)
     if facts.state != UNCLAIMED:
         raise _settled()
+    if facts.locked:
+        raise locked()
     if facts.now >= rules.expires(window_start):
         raise _expired()
     signed = _check_epoch(window_start, facts.parameters).policy

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import Executor
 from typing import NamedTuple
 
 from gridveil.clock import Clock
@@ -21,10 +18,10 @@ from gridveil.protocol.commitment import IDENTITY, POINT_BYTES, add_points
 from gridveil.protocol.errors import Exhausted, Reason
 from gridveil.protocol.layout import DIGEST_BYTES, sha256
 from gridveil.protocol.merkle import leaf_hash
-from gridveil.protocol.release import Entry, ReleaseHeader, split_entries
+from gridveil.protocol.release import ReleaseHeader, split_entries
 from gridveil.protocol.roster import Member
-from gridveil.protocol.windows import lane_count
-from gridveil_services.keyholder.entries import EntryCheck, EntryScope, cut
+from gridveil.protocol.windows import WindowRules, lane_count
+from gridveil_services.keyholder.entries import EntryCheck, EntryScope
 from gridveil_services.keyholder.epoch_keys import EpochKeys, EpochRing, OpeningFailed
 from gridveil_services.keyholder.ledger import Ledger
 from gridveil_services.keyholder.membership import Membership
@@ -32,18 +29,25 @@ from gridveil_services.keyholder.policy import RETRY_S, Facts, check_precheck, w
 from gridveil_services.keyholder.roster_store import RosterStore
 from gridveil_services.keyholder.seals import NOT_OPENED, OWN_ROW_BYTES, open_seal, seal_own
 
-MOST_WINDOWS = 2
-"""Windows that entries are held of at a time: 328 bytes for each meter that was ever enrolled.
-
-One is reported while the one before is released. The newest are held: those that cannot be settled
-may be there for a day.
-"""
-THREADS = 2
+MOST_WINDOWS = 8
+"""Windows that entries are held of at a time, at the most; 328 bytes a meter ever enrolled."""
 
 _SLOT = struct.Struct(f"<{DIGEST_BYTES}s{POINT_BYTES}sI{OWN_ROW_BYTES}s")
 """Of a meter: SHA-256 of its entry, its commitment or NOT_OPENED, its lane, its own row."""
 _NOTHING = bytes(DIGEST_BYTES)
 """In the place of the digest of a meter without an entry."""
+_BEYOND = (_NOTHING, NOT_OPENED, 0, b"")
+"""In the place of the slot of a meter that has none."""
+
+
+def windows_held(rules: WindowRules) -> int:
+    """How many windows entries are held of: those that may take reports at once, and one more.
+
+    That one is being released. The newest are held, for those that cannot be settled may be there
+    for a day.
+    """
+    open_at_once = 1 + -(-(rules.grace + rules.early_leeway) // rules.length)
+    return min(MOST_WINDOWS, open_at_once + 1)
 
 
 class Found(NamedTuple):
@@ -56,8 +60,22 @@ class Found(NamedTuple):
     """What is published for the meter if the entry is counted."""
 
 
+class PointSum(NamedTuple):
+    """The commitments of some meters of a lane, added up."""
+
+    meters: int
+    point: bytes
+
+
+_EMPTY = PointSum(0, IDENTITY)
+
+
 class Precheck:
-    """The signed entries of one window; of each meter the first. Thread-safe."""
+    """The signed entries of one window; of each meter the first.
+
+    One thread adds while others read. What they find of a meter is whole, and a lane's sum is of
+    all its meters that were found before, or of more.
+    """
 
     def __init__(self, scope: EntryScope, keys: EpochKeys, members: Membership) -> None:
         self.scope = scope
@@ -65,67 +83,58 @@ class Precheck:
         self._keys = keys
         self._members = members
         self._slots = bytearray(_SLOT.size * len(members))
-        self._opened: Counter[int] = Counter()
-        """By lane, meters whose commitments are in its sum."""
-        self._sums: dict[int, bytes] = {}
-        self._lock = threading.Lock()
+        self._sums: dict[int, PointSum] = {}
         self.held = 0
         """Meters with an entry."""
 
     def find(self, place: int, data: bytes) -> Found | None:
         """What was found out about this very entry of the meter at a place."""
-        if len(self._slots) < _SLOT.size * (place + 1):
-            return None
-        digest, *found = _SLOT.unpack_from(self._slots, _SLOT.size * place)
-        return Found(*found) if digest == sha256(data) else None
+        digest, commitment, lane, own_row = self._slot(place)
+        return Found(commitment, lane, own_row) if digest == sha256(data) else None
 
     def sum_of(self, lane: int, count: int) -> bytes | None:
         """The sum of a lane's commitments, if it is of just so many meters."""
-        with self._lock:
-            return self._sums[lane] if 0 < count == self._opened[lane] else None
+        held = self._sums.get(lane)
+        return held.point if held and held.meters == count else None
 
-    def add(self, entries: bytes, pool: Executor) -> None:
-        """Check whole entries, in any order, and hold them; all of them or none.
+    def add(self, entries: bytes) -> None:
+        """Check whole entries in their order and hold them; those before a bad one are held.
 
         Raises:
             MalformedInput: COHORT_INVALID, FIELD_RANGE, MALFORMED_MESSAGE.
             NotAuthentic: SIGNATURE_INVALID.
             OpeningFailed: the epoch was destroyed.
         """
-        parts = list(pool.map(self._examine, cut(entries, THREADS)))
-        with self._lock:
-            fresh: dict[int, list[bytes]] = {}
-            for place, found, slot in (row for part in parts for row in part):
-                if self._hold(place, slot) and found.commitment != NOT_OPENED:
-                    fresh.setdefault(found.lane, []).append(found.commitment)
-            for lane, commitments in fresh.items():
-                before = self._sums.get(lane, IDENTITY)
-                self._sums[lane] = add_points([before, *commitments])
-                self._opened[lane] += len(commitments)
-
-    def _hold(self, place: int, slot: bytes) -> bool:
-        at = _SLOT.size * place
-        if len(self._slots) < at + _SLOT.size or self._slots[at : at + DIGEST_BYTES] != _NOTHING:
-            return False
-        self._slots[at : at + _SLOT.size] = slot
-        self.held += 1
-        return True
-
-    def _examine(self, entries: bytes) -> list[tuple[int, Found, bytes]]:
-        return list(self._fresh(entries))
-
-    def _fresh(self, entries: bytes) -> Iterator[tuple[int, Found, bytes]]:
-        """The entries that are not held, each with its meter's place and its slot."""
-        check = self._check
         for data in split_entries(entries):
-            place = check.enrolled(data)
-            if self.find(place, data) is None:
+            place = self._check.enrolled(data)
+            if self._slot(place)[0] == _NOTHING:
                 member = self._members.at(place)
-                found = self._open(check.signed(data, member), data, place, member)
-                yield place, found, _SLOT.pack(sha256(data), *found)
+                self._hold(place, data, self._open(data, place, member))
 
-    def _open(self, entry: Entry, data: bytes, place: int, member: Member) -> Found:
-        lane = self._check.lane(member.meter_id)
+    def drop(self) -> None:
+        """Hold nothing any more, whoever still has this object."""
+        self._slots, self._sums = bytearray(), {}
+
+    def _slot(self, place: int) -> tuple[bytes, bytes, int, bytes]:
+        slots, at = self._slots, _SLOT.size * place
+        if at + _SLOT.size > len(slots):  # of a meter that was enrolled later, or all is dropped
+            return _BEYOND
+        digest, commitment, lane, own_row = _SLOT.unpack_from(slots, at)
+        return digest, commitment, lane, own_row
+
+    def _hold(self, place: int, data: bytes, found: Found) -> None:
+        slots, at = self._slots, _SLOT.size * place
+        if at + _SLOT.size > len(slots):
+            return
+        # The sum comes first: if all ends in between, it is of more than are found, and not used.
+        if found.commitment != NOT_OPENED:
+            meters, point = self._sums.get(found.lane, _EMPTY)
+            self._sums[found.lane] = PointSum(meters + 1, add_points([point, found.commitment]))
+        slots[at : at + _SLOT.size] = _SLOT.pack(sha256(data), *found)
+        self.held += 1
+
+    def _open(self, data: bytes, place: int, member: Member) -> Found:
+        entry, lane = self._check.signed(data, member), self._check.lane(member.meter_id)
         commitment = open_seal(entry, place, member, self._keys)
         if commitment is None:
             return Found(NOT_OPENED, lane)
@@ -145,16 +154,16 @@ class Prechecks:
         ring: EpochRing,
         roster: RosterStore,
         clock: Clock,
-        pool: Executor,
     ) -> None:
         self._policy = policy
         self._ledger = ledger
         self._ring = ring
         self._roster = roster
         self._clock = clock
-        self._pool = pool
+        self._most = windows_held(policy.rules)
         self._windows: dict[int, Precheck] = {}
         self._lock = threading.Lock()
+        self._adding = threading.Lock()
 
     def add(
         self, window_start: int, parameters_digest: bytes, roster_version: int, entries: bytes
@@ -164,8 +173,20 @@ class Prechecks:
         Raises:
             MalformedInput, NotAuthentic: as :meth:`Precheck.add`; or WINDOW_MISALIGNED.
             WrongState, Conflict: see :func:`gridveil_services.keyholder.policy.check_precheck`.
-            Exhausted: OVERLOADED while as many newer windows as can be are held.
+            Unavailable: KEYHOLDER_LOCKED
+            Exhausted: OVERLOADED while others are checked, so that nobody else is kept waiting, or
+                as many newer windows as can be are held.
         """
+        if not self._adding.acquire(blocking=False):
+            raise _overloaded("other entries are being checked")
+        try:
+            return self._add(window_start, parameters_digest, roster_version, entries)
+        finally:
+            self._adding.release()
+
+    def _add(
+        self, window_start: int, parameters_digest: bytes, roster_version: int, entries: bytes
+    ) -> int:
         keys = self._ring.by_digest(parameters_digest)
         version = self._roster.in_force(window_start)
         facts = Facts(
@@ -174,6 +195,7 @@ class Prechecks:
             parameters=keys.parameters if keys else None,
             roster=version,
             policy=self._policy,
+            locked=self._ledger.locked_at is not None,
         )
         check_precheck(window_start, roster_version, facts)
         assert keys is not None
@@ -183,8 +205,9 @@ class Prechecks:
         scope = EntryScope(parameters_digest, window_start, roster_version, lanes)
         precheck = self._window(scope, keys)
         try:
-            precheck.add(entries, self._pool)
+            precheck.add(entries)
         except OpeningFailed:
+            self.forget(window_start)
             raise wrong_epoch() from None
         return precheck.held
 
@@ -202,7 +225,7 @@ class Prechecks:
     def forget(self, window_start: int) -> None:
         """Hold nothing of a window any more."""
         with self._lock:
-            self._windows.pop(window_start, None)
+            self._drop(window_start)
 
     def windows(self) -> list[int]:
         """Windows that entries are held of."""
@@ -214,7 +237,8 @@ class Prechecks:
             held = self._windows.get(scope.window_start)
             if held is not None and held.scope == scope:
                 return held
-            if held is None and len(self._windows) >= MOST_WINDOWS:
+            self._drop(scope.window_start)
+            if len(self._windows) >= self._most:
                 self._make_room(scope.window_start)
             made = Precheck(scope, keys, self._roster.members)
             self._windows[scope.window_start] = made
@@ -223,7 +247,14 @@ class Prechecks:
     def _make_room(self, window_start: int) -> None:
         oldest = min(self._windows)
         if window_start < oldest:
-            raise Exhausted(
-                Reason.OVERLOADED, "newer windows are checked ahead", retry_after_s=RETRY_S
-            )
-        del self._windows[oldest]
+            raise _overloaded("newer windows are checked ahead")
+        self._drop(oldest)
+
+    def _drop(self, window_start: int) -> None:
+        gone = self._windows.pop(window_start, None)
+        if gone is not None:
+            gone.drop()  # a release that began and cannot be settled may have it for a day
+
+
+def _overloaded(how: str) -> Exhausted:
+    return Exhausted(Reason.OVERLOADED, how, retry_after_s=RETRY_S)

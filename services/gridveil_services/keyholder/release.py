@@ -94,7 +94,7 @@ class Releases:
         self._closed = False
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="release")
         self.prechecks = Prechecks(
-            policy=policy, ledger=ledger, ring=ring, roster=roster, clock=clock, pool=self._pool
+            policy=policy, ledger=ledger, ring=ring, roster=roster, clock=clock
         )
         self._settlement = Settlement(
             policy=policy,

@@ -231,16 +231,16 @@ class Store(Protocol):
         """
         ...
 
-    def entries_after(self, start: int, place: int) -> tuple[bytes, int]:
+    def entries_after(self, start: int, after: int) -> tuple[bytes, int]:
         """Entries of a window that is not settled, in the order they were committed.
 
         Args:
             start: the window.
-            place: 0, or what the last call returned: its entries are not returned again.
+            after: 0, or what the last call returned: its entries are not returned again.
 
         Returns:
-            Some whole entries, a few megabytes at the most, and the place after them. Without
-            entries there are none yet; the place stays good for those to come.
+            Some whole entries, a few megabytes at the most, and after which batch to go on. Without
+            entries there are none yet; to go on after the same batch is right for those to come.
 
         Raises:
             IntegrityLost: PARTIAL_CORRUPT.

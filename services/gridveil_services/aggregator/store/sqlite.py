@@ -217,14 +217,14 @@ class SqliteStore:
             # An entry begins with its meter's id, of which a window holds one.
             yield b"".join(sorted(chain.from_iterable(found)))
 
-    def entries_after(self, start: int, place: int) -> tuple[bytes, int]:
-        rows = self._database.rows(_JOURNAL_AFTER, (place, start, _MOST_BATCHES))
+    def entries_after(self, start: int, after: int) -> tuple[bytes, int]:
+        rows = self._database.rows(_JOURNAL_AFTER, (after, start, _MOST_BATCHES))
         entries = []
         for number, lane, accepted_at_ms, packed, checksum in rows:
             _check_journal(start, lane, accepted_at_ms, packed, checksum)
             entries += entries_in(packed)
-            place = number
-        return b"".join(entries), place
+            after = number
+        return b"".join(entries), after
 
     def settle(self, start: int, phase: Phase) -> bool:
         if not phase.settled:
