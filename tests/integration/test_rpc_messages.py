@@ -264,6 +264,7 @@ def test_defect_is_internal_with_an_opaque_id_and_nothing_else(
     assert answer.reason is Reason.INTERNAL
     assert answer.metadata.keys() == {"fault_id"}
     told = repr((raw.details(), raw.trailing_metadata(), raw.debug_error_string()))
+    told = told.replace(answer.metadata["fault_id"], "")  # whose digits may be any
     assert not any(word in told for word in ("4711", "secret", "SELECT", "Traceback", ".py"))
     logged = capfd.readouterr().err
     assert answer.metadata["fault_id"] in logged
