@@ -471,7 +471,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a verifier does not open the commitments": mutant(
         _VERIFIER,
-        'if generators.commit(sums, int.from_bytes(total.blinding, "little")) != self._sum:',
+        'if generators.commit(sums, int.from_bytes(total.blinding, "little")) != committed:',
         "if False:",
         _VERIFICATION,
         "off_by_one",

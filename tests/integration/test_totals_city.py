@@ -89,8 +89,9 @@ def test_json_answers_keep_their_schema(played: Played) -> None:
     assert set(one) == {
         *("window_start", "window", "status", "registers", "count", "enrolled", "coverage"),
         *("window_length", "roster_version", "epoch_id", "release_digest"),
-        *("signed_total", "signature"),
+        *("signed_total", "signature", "noise"),
     }
+    assert one["noise"] is None
     assert played.json("operator", "totals", "list") == [one]
     assert played.json("operator", "totals", "list", "--from", str(played.window + 900)) == []
     assert played.json("operator", "totals", "list", "--until", str(played.window)) == []
