@@ -27,6 +27,8 @@ from gridveil_services.keyholder.epoch_keys import EpochKeys
 REGISTERS = 4
 CHECK = "decryption, slots and equation"
 """The opening check proper; the other steps grow with the number of entries."""
+CHECKS = ("signatures", "seals", "point additions", CHECK)
+"""What is done of every window."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Run: python -m tests.adversary
 
 from __future__ import annotations
 
-from tests.adversary.mutants_noise import ALL_MUTANTS as MUTANTS
+from tests.adversary.mutants import MUTANTS
 
 
 def main() -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from tests.adversary.city import RELEASED
 
+PROTOCOL = "client/gridveil/protocol"
+KEYHOLDER = "services/gridveil_services/keyholder"
+
 
 @dataclass(frozen=True)
 class Edit:

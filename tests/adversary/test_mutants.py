@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.adversary.mutant import Attacks, Mutant
-from tests.adversary.mutants_noise import ALL_MUTANTS as MUTANTS
+from tests.adversary.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("client/gridveil", "services/gridveil_services")

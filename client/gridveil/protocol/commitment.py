@@ -64,7 +64,7 @@ class Generators:
         ]
         commitment = _multiply(blinding % GROUP_ORDER, self.blinding)
         for term in terms:
-            commitment = _add(commitment, term)
+            commitment = add(commitment, term)
         return commitment
 
 
@@ -117,8 +117,8 @@ def _hash_to_group(label: bytes) -> bytes:
     return point
 
 
-def _add(one: bytes, other: bytes) -> bytes:
-    """The sum of two points made here, so known to be valid."""
+def add(one: bytes, other: bytes) -> bytes:
+    """The sum of two points that are known to be valid."""
     if IDENTITY in (one, other):
         return one if other == IDENTITY else other
     total: bytes = rbcl.crypto_core_ristretto255_add(one, other)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from gridveil.clock import Clock
 from gridveil.protocol.city import CityPolicy
-from gridveil.protocol.commitment import IDENTITY, POINT_BYTES, add_points
+from gridveil.protocol.commitment import IDENTITY, POINT_BYTES, add
 from gridveil.protocol.errors import Exhausted, Reason
 from gridveil.protocol.layout import DIGEST_BYTES, sha256
 from gridveil.protocol.merkle import leaf_hash
@@ -129,7 +129,7 @@ class Precheck:
         # The sum comes first: if all ends in between, it is of more than are found, and not used.
         if found.commitment != NOT_OPENED:
             meters, point = self._sums.get(found.lane, _EMPTY)
-            self._sums[found.lane] = PointSum(meters + 1, add_points([point, found.commitment]))
+            self._sums[found.lane] = PointSum(meters + 1, add(point, found.commitment))
         slots[at : at + _SLOT.size] = _SLOT.pack(sha256(data), *found)
         self.held += 1
 

@@ -1,10 +1,9 @@
-"""Builds whose noise is broken on purpose, and all mutants together."""
+"""Key-holders and verifiers whose noise is broken on purpose."""
 
 from __future__ import annotations
 
 from tests.adversary.city import DECRYPTED
-from tests.adversary.mutant import Attacks, Edit, Mutant, mutant
-from tests.adversary.mutants import KEYHOLDER, MUTANTS, PROTOCOL
+from tests.adversary.mutant import KEYHOLDER, PROTOCOL, Attacks, Edit, Mutant, mutant
 
 _NOISE = "test_noise.py"
 _EXACT = "the attacker got the exact total"
@@ -145,5 +144,3 @@ NOISE_MUTANTS: dict[str, Mutant] = {
         "a verifier believed a lie",
     ),
 }
-
-ALL_MUTANTS = MUTANTS | NOISE_MUTANTS

@@ -1,26 +1,15 @@
-"""Copies of Gridveil with one protection taken out, and the attacks that must then succeed."""
+"""Key-holders whose checks of a release are broken on purpose."""
 
 from __future__ import annotations
 
-from tests.adversary.city import DECRYPTED, MISSED, PROBED
-from tests.adversary.mutant import Attacks, Edit, Mutant, mutant
-
-PROTOCOL = "client/gridveil/protocol"
-KEYHOLDER = "services/gridveil_services/keyholder"
-
+from tests.adversary.city import DECRYPTED, MISSED
+from tests.adversary.mutant import KEYHOLDER, PROTOCOL, Attacks, Edit, Mutant, mutant
 
 _SUMS, _COMMITMENTS = "test_sums.py", "test_commitments.py"
 _COHORTS, _SETTLEMENT, _PINNING = "test_cohorts.py", "test_settlement.py", "test_pinning.py"
 _LANES, _PRECHECKS = "test_lanes.py", "test_prechecks.py"
-_PROBING = "test_probing.py"
-_LOG = "test_log.py"
-_VERIFICATION, _VERIFIER = "test_verification.py", "client/gridveil/verification.py"
-_LIE = "a verifier believed a lie"
-_BELIEVED = "somebody believed what the log does not say"
-_STARTED = "a key-holder started from an old copy"
-_COSIGNED = "a witness cosigned two logs"
 
-MUTANTS: dict[str, Mutant] = {
+RELEASE_MUTANTS: dict[str, Mutant] = {
     "the opening equation is not checked": mutant(
         f"{KEYHOLDER}/opening.py",
         "holds = generators.commit(totals, blinding) == point",
@@ -307,137 +296,12 @@ MUTANTS: dict[str, Mutant] = {
         _PRECHECKS,
         "sealed_as_it_must_be and unsealed",
     ),
-    "refusals are not counted": mutant(
-        f"{PROTOCOL}/refusal_lock.py",
-        'return record.HasField("refused") and not record.refused.over_budget',
-        "return False",
-        _PROBING,
-        "then_nothing or restarts_between",
-        PROBED,
-    ),
-    "a lock is forgotten with a restart": mutant(
-        f"{KEYHOLDER}/ledger.py",
-        "        self._apply(record)\n\n    def _check",
-        "        self._apply(record)\n"
-        "        self._refusals = RefusalLock(self._refusals.budget)\n\n    def _check",
-        _PROBING,
-        "restarts_between",
-        PROBED,
-    ),
-    "a locked key-holder still claims": Mutant(
-        (
-            Edit(f"{PROTOCOL}/refusal_lock.py", "return self.locked_at is None", "return True"),
-            Edit(f"{KEYHOLDER}/policy.py", "if facts.locked:", "if False:"),
-        ),
-        Attacks(_PROBING, "then_nothing or hide_none"),
-        PROBED,
-    ),
-    "another budget unlocks": mutant(
-        f"{PROTOCOL}/refusal_lock.py",
-        "return replace(self, budget=record.policy_stated.refusals_per_day)",
-        "return RefusalLock(record.policy_stated.refusals_per_day)",
-        _PROBING,
-        "larger_budget",
-        PROBED,
-    ),
     "every role may release": mutant(
         f"{KEYHOLDER}/service.py",
         '"Release": {Role.AGGREGATOR},',
         '"Release": set(Role),',
         _SUMS,
         "only_the_aggregator",
-    ),
-    "inclusion proofs are not checked": mutant(
-        "client/gridveil/settlements.py",
-        "        verify_inclusion(leaf, proof.index, head.size, proof.hashes, head.root)\n",
-        "        del leaf, head\n",
-        _LOG,
-        "not_in_the_log",
-        _BELIEVED,
-    ),
-    "an outcome need not be what its record says": mutant(
-        "client/gridveil/settlements.py",
-        "if recorded != shown:",
-        "if False:",
-        _LOG,
-        "than_the_record_says",
-        _BELIEVED,
-    ),
-    "checkpoints need not go on from each other": mutant(
-        "client/gridveil/log_view.py",
-        "verify_consistency(old.size, old.root, new.size, new.root, proof)",
-        "pass",
-        _LOG,
-        "forked_log",
-        _BELIEVED,
-    ),
-    "cosignatures are not counted": mutant(
-        f"{PROTOCOL}/checkpoint.py",
-        "if not policy.is_met(note):",
-        "if False:",
-        _LOG,
-        "did_not_sign",
-        _BELIEVED,
-    ),
-    "the log is not held against its checkpoint at start": mutant(
-        "services/gridveil_services/releaselog/writer.py",
-        "            self._check_checkpoint()\n",
-        "            self._publish_newest()\n",
-        _LOG,
-        "backup",
-        _STARTED,
-    ),
-    "the log head is signed before the records are read back": mutant(
-        "services/gridveil_services/releaselog/writer.py",
-        "        os.fsync(self._descriptor)\n",
-        "        os.fsync(self._descriptor)\n"
-        "        early = Tree([self._tree.leaf(at) for at in range(self._tree.size)])\n"
-        "        early.append(leaf_hash(data[36:]))\n"
-        "        signed = self._signer.sign(early.size, early.root(early.size))\n"
-        "        self._publish(signed, early.size)\n",
-        _LOG,
-        "disk_lost",
-        "a checkpoint was signed over records that are not there",
-    ),
-    "witnesses are not asked at start": mutant(
-        f"{KEYHOLDER}/keyholder.py",
-        "            self.witnesses.check_start()\n",
-        "",
-        _LOG,
-        "old_disk",
-        _STARTED,
-    ),
-    "claims are not witnessed before they are opened": mutant(
-        f"{KEYHOLDER}/ledger.py",
-        "            self._confirm(CONFIRM_S)\n",
-        "            pass\n",
-        _LOG,
-        "two_claims",
-        DECRYPTED,
-    ),
-    "records are published before they are witnessed": mutant(
-        "services/gridveil_services/releaselog/writer.py",
-        "if not self._witnessed and self._published < self._tree.size:",
-        "if self._published < self._tree.size:",
-        _LOG,
-        "no_witness_has_seen",
-        "something was shown that no witness has seen",
-    ),
-    "a witness checks no consistency": mutant(
-        "services/gridveil_services/witness/witness.py",
-        "verify_consistency(seen.size, seen.root, head.size, head.root, request.proof)",
-        "pass",
-        _LOG,
-        "two_logs",
-        _COSIGNED,
-    ),
-    "a witness forgets with a restart": mutant(
-        "services/gridveil_services/witness/witness.py",
-        "            write_durably(self._path(head.origin), request.note.encode())\n",
-        "",
-        _LOG,
-        "two_logs",
-        _COSIGNED,
     ),
     "parameters need no signature of the pinned key": mutant(
         f"{PROTOCOL}/city.py",
@@ -446,61 +310,5 @@ MUTANTS: dict[str, Mutant] = {
         _PINNING,
         "attacker",
         "DID NOT RAISE",
-    ),
-    "a verifier takes entries in any order": mutant(
-        _VERIFIER, "if place <= self._last:", "if False:", _VERIFICATION, "another_order", _LIE
-    ),
-    "a verifier checks no meter's signature": mutant(
-        _VERIFIER,
-        "        self._check_signature(entry)\n",
-        "",
-        _VERIFICATION,
-        "never_signed",
-        _LIE,
-    ),
-    "a verifier takes any commitment for the one reported": mutant(
-        _VERIFIER,
-        "if shown != entry.claim.commitment_hash:",
-        "if False:",
-        _VERIFICATION,
-        "changed_places",
-        _LIE,
-    ),
-    "a verifier counts lanes that were left out": mutant(
-        _VERIFIER, "if lane in total.left_out:", "if False:", _VERIFICATION, "left_out", _LIE
-    ),
-    "a verifier does not open the commitments": mutant(
-        _VERIFIER,
-        'if generators.commit(sums, int.from_bytes(total.blinding, "little")) != committed:',
-        "if False:",
-        _VERIFICATION,
-        "off_by_one",
-        _LIE,
-    ),
-    "a household needs no proof that it was counted": mutant(
-        _VERIFIER,
-        "    verify_inclusion("
-        "leaf_hash(opened_entry), index, total.count, proof, total.entries_root)\n",
-        "",
-        _VERIFICATION,
-        "without_it",
-        _LIE,
-    ),
-    "a household takes any report for its own": mutant(
-        _VERIFIER,
-        "    verify(member.signing_key, entry.claim.transcript(), entry.signature)\n"
-        "    verify_inclusion(",
-        "    verify_inclusion(",
-        _VERIFICATION,
-        "another_meters_report",
-        _LIE,
-    ),
-    "own entries are published in the clear": mutant(
-        f"{KEYHOLDER}/publication.py",
-        "own.seal(entry, leaf)",
-        "entry + bytes(16)",
-        _VERIFICATION,
-        "names_no_meter",
-        "what is published names a meter",
     ),
 }
