@@ -218,10 +218,9 @@ class AttackedCity:
             entries=entries,
         )
         try:
-            held = self._keyholder.PrecheckEntries(request, timeout=TIMEOUT_S).held
+            return self._keyholder.PrecheckEntries(request, timeout=TIMEOUT_S).held, ""
         except grpc.RpcError as error:
             return 0, from_rpc_error(error).reason
-        return held, ""
 
     def progress(self, window: int, digest: bytes) -> keyholder_pb2.ReleaseProgress:
         """What the key-holder says that it holds of a release."""

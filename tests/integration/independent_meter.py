@@ -137,21 +137,18 @@ def read_city(data: bytes, signature: bytes, identity_key: bytes, city_id: bytes
         )
     except Exception:
         raise Untrusted("not signed by the pinned key") from None
-    city = _parse_city(Bytes(data), digest)
-    require(city.city_id == city_id, "another city")
+    require((city := _parse_city(Bytes(data), digest)).city_id == city_id, "another city")
     return city
 
 
 def _check_noise(source: Bytes, bounds: list[int]) -> None:
     """What totals will have; a meter only checks that it is lawful."""
-    mechanism = source.number(1)
-    require(mechanism <= 2, "an unknown noise mechanism")
+    require((mechanism := source.number(1)) <= 2, "an unknown noise mechanism")
     if mechanism:
         window, day = source.number(4), source.number(4)
         require(0 < window <= day, "privacy losses out of range")
-        share = window / 1_000_000 / len(bounds)
-        laplace, sigma = max(bounds) / share, max(bounds) * math.sqrt(1 / (2 * share))
-        fits = laplace <= 2**45 if mechanism == 1 else sigma <= 2**47
+        most, share = max(bounds), window / 1_000_000 / len(bounds)
+        fits = most / share <= 2**45 if mechanism == 1 else most / math.sqrt(2 * share) <= 2**47
         require(fits, "more noise than a total has room for")
 
 
@@ -166,7 +163,7 @@ def _parse_city(source: Bytes, digest: bytes) -> City:
     length, grace, leeway = (source.number(4) for _ in range(3))
     cohort, colluding, coverage, batch = (source.number(4) for _ in range(4))
     audience, failing, budget, development = (source.number(1) for _ in range(4))
-    require(audience <= 1 and failing <= 1 and development <= 1, "an unknown value")
+    require(audience <= 2 and failing <= 1 and development <= 1, "an unknown value")
     require(1 <= budget <= 16, "a failure budget out of range")
     _check_noise(source, [register.bound for register in registers])
     epoch_id, first, end = source.take(16), source.number(8), source.number(8)

@@ -21,7 +21,7 @@ Made = dict[str, dict[str, Any]]
 def make() -> Made:
     """The content of every file, by name."""
     from gridveil.protocol.parameter_sets import PARAMETER_SETS
-    from tests.vectors import log_steps, refusals, steps
+    from tests.vectors import log_steps, refusals, release_steps, steps
 
     made: Made = {
         "parameter_sets": steps.parameter_sets(),
@@ -37,7 +37,7 @@ def make() -> Made:
         made[f"city-{name}"] = steps.city_parameters(name)
         made[f"folding-{name}"] = steps.folding(name)
         made[f"reports-{name}"] = steps.reports(name)
-        made[f"release-{name}"] = steps.release(name)
+        made[f"release-{name}"] = release_steps.release(name)
     wrong = refusals.misjudged(made["refusals"])
     if wrong:
         sys.exit("refused for another reason:\n" + "\n".join(wrong))

@@ -22,7 +22,8 @@ from gridveil.protocol.sealing import open_sealed, shared_key
 from gridveil.protocol.signing import sign, verify
 from tests.vectors.material import METERS, WINDOW, VectorCity, city, fixed
 from tests.vectors.refused_messages import judge_message, message_cases
-from tests.vectors.steps import Json, release, roster, vector_report
+from tests.vectors.release_steps import release
+from tests.vectors.steps import Json, roster, vector_report
 from tests.vectors.wire import edit, edited
 
 ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
