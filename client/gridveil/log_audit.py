@@ -5,7 +5,8 @@ What is checked, record by record::
     a window is claimed once, by one release, and ends once: total, refusal or expiry
     a release is claimed under the parameters of an epoch that exists and is not destroyed
     a total is the claimed release's, signed by the pinned key for this city, with the noise
-    that was claimed; a claim without room in its day's privacy budget ends as a refusal
+    that was claimed; a claim that says it has no room in its day's budget ends as a refusal
+    the losses claimed in a UTC day are no more than the policy states, as far as it states any
     an epoch is created once and destroyed at most once; roster versions ascend
     refusals that spend a day's budget lock the key-holder: no claim until that lock is unlocked
 
@@ -16,17 +17,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from gridveil.protocol.checkpoint import TreeHead
+from gridveil.protocol.city import CityPolicy
 from gridveil.protocol.errors import GridveilError, IntegrityLost, MalformedInput, Reason
-from gridveil.protocol.layout import DIGEST_BYTES
+from gridveil.protocol.layout import DIGEST_BYTES, Reader
 from gridveil.protocol.log_records import claimed_noise
 from gridveil.protocol.merkle import TreeHasher, leaf_hash
-from gridveil.protocol.noise import NoiseClaim
+from gridveil.protocol.noise import NoiseClaim, NoisePolicy, Spent, day_of, satisfies
 from gridveil.protocol.refusal_lock import RefusalLock
 from gridveil.protocol.release import open_total
 from gridveil.protocol.v1.log_pb2 import LogRecord, ReleaseIntent, WindowReleased
@@ -68,6 +71,9 @@ class LogAudit:
         self._parameters: dict[bytes, bytes] = {}
         """Epoch by the digest of its parameters, while it is not destroyed."""
         self._epochs: set[bytes] = set()
+        self._stated: NoisePolicy | None = None
+        self._spent: dict[int, Spent] = {}
+        """Privacy loss of all claims of a UTC day, by the day."""
         self._roster_version = 0
         self._refusals = RefusalLock()
         self.kinds: Counter[str] = Counter()
@@ -107,7 +113,7 @@ class LogAudit:
         match kind:
             case "intent":
                 self._claim(record.intent.window_start, record.intent.release_digest)
-                self._noise[record.intent.window_start] = self._claimed_noise(record.intent)
+                self._spend(record.intent.window_start, self._claimed_noise(record.intent))
                 self._demand(
                     record.intent.parameters_digest in self._parameters,
                     "claims a release of an epoch that there is not",
@@ -131,6 +137,8 @@ class LogAudit:
                 self._parameters[created.parameters_digest] = created.epoch_id
             case "epoch_destroyed":
                 self._destroy(record.epoch_destroyed.epoch_id)
+            case "policy_stated":
+                self._state(record.policy_stated.policy)
             case "roster_changed":
                 version = record.roster_changed.version
                 self._demand(version > self._roster_version, "goes back in the roster")
@@ -174,6 +182,26 @@ class LogAudit:
             "has a total with other noise than was claimed",
         )
         return total.release_digest
+
+    def _spend(self, window: int, claimed: NoiseClaim) -> None:
+        self._noise[window] = claimed
+        if claimed.noise is None:
+            return
+        spent, stated = self._spent.get(day_of(window), Spent()), self._stated
+        if stated is not None and stated.window.mechanism is claimed.mechanism:
+            # What is stated is an upper bound: epochs may have been signed with less.
+            lawful = satisfies(claimed.noise, stated.window)
+            policy = replace(stated, window=claimed.noise) if lawful else stated
+            self._demand(lawful and spent.affords(policy), "spends more privacy than is stated")
+        self._spent[day_of(window)] = spent.plus(claimed)
+
+    def _state(self, policy: bytes) -> None:
+        reader = Reader(policy, "stated policy")
+        try:
+            self._stated = CityPolicy.read(reader).noise
+            reader.end()
+        except GridveilError:
+            raise self._corrupt("states a policy that is none") from None
 
     def _claimed_noise(self, intent: ReleaseIntent) -> NoiseClaim:
         try:

@@ -10,8 +10,8 @@ Needs no homomorphic library. What is checked::
     sum of commitments == M_1*G_1 + ... + M_R*G_R + B*H
 
 A total with noise shows M_j + eta_j and B + r instead, and a commitment N to (eta, r), which is
-added to those of the meters. Its sums are not held against the registers' bounds. That eta was
-drawn as it should be is the key-holder's word: nothing here shows it.
+added to those of the meters. It is taken only where the signed parameters name such noise. That
+eta was drawn as it should be is the key-holder's word: nothing here shows it.
 
 Pedersen commitments bind classically: see docs/threat-model.md.
 """
@@ -31,7 +31,7 @@ from gridveil.protocol.commitment import (
 )
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.merkle import TreeHasher, leaf_hash, verify_inclusion
-from gridveil.protocol.noise import SUM_LIMIT, satisfies
+from gridveil.protocol.noise import MOST_SCALES, SUM_LIMIT, satisfies
 from gridveil.protocol.release import ENTRY_BYTES, OPENED_ENTRY_BYTES, Entry, Total
 from gridveil.protocol.report import Claim
 from gridveil.protocol.roster import Member
@@ -213,11 +213,12 @@ def check_policy(total: Total, parameters: CityParameters) -> None:
 
 def _is_within(total: Total, policy: CityPolicy) -> bool:
     """Whether each sum is one that the meters can report, or that noise can make of it."""
-    sums = [register.sum for register in total.registers]
-    if total.noise is not None:
-        return all(abs(value) < SUM_LIMIT for value in sums)
-    bounds = (bound * total.count for bound in policy.bounds)
-    return all(0 <= value <= bound for value, bound in zip(sums, bounds, strict=True))
+    noise, bounds = total.noise, policy.bounds
+    for register, bound in zip(total.registers, bounds, strict=True):
+        room = MOST_SCALES * noise.scale(bound, len(bounds)) if noise else 0
+        if not -room <= register.sum <= bound * total.count + room:
+            return False
+    return all(abs(register.sum) < SUM_LIMIT for register in total.registers)
 
 
 def verify_total(

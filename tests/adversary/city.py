@@ -25,13 +25,7 @@ from gridveil.protocol.city import PPM, CityParameters, open_city_parameters
 from gridveil.protocol.errors import Reason
 from gridveil.protocol.layout import ID_BYTES
 from gridveil.protocol.noise import NoisePolicy
-from gridveil.protocol.release import (
-    ENTRY_BYTES,
-    OPENED_ENTRY_BYTES,
-    ReleaseHeader,
-    Total,
-    open_total,
-)
+from gridveil.protocol.release import ENTRY_BYTES, ReleaseHeader, Total, open_total, split_opened
 from gridveil.protocol.report import Report
 from gridveil.protocol.v1 import aggregator_pb2, keyholder_pb2, keyholder_pb2_grpc
 from gridveil.protocol.v1.log_pb2 import WindowReleased
@@ -45,6 +39,7 @@ from gridveil_services.keyholder.serve import make_server
 from gridveil_services.releaselog.reader import LogReader
 from gridveil_services.rpc import Role
 from tests.adversary.answers import Answer, StatusKey
+from tests.support.audits import assert_lawful
 from tests.support.keyholders import make_config
 from tests.support.receiver import Certificates
 from tests.support.reports import (
@@ -351,7 +346,7 @@ class AttackedCity:
         """Entries are published of the meters that count, and of nobody else."""
         counted = {r.claim.meter_id for r in reports if self.lane(r) not in left_out}
         entries = self.entries_file(window).read_bytes()
-        shown = {entries[at : at + ID_BYTES] for at in range(0, len(entries), OPENED_ENTRY_BYTES)}
+        shown = {entry[:ID_BYTES] for entry in split_opened(entries)}
         assert shown == counted, RELEASED
         assert self.total(window).count == len(counted), RELEASED
 
@@ -438,8 +433,9 @@ class AttackedCity:
         self._start()
 
     def close(self) -> None:
-        """Stop."""
+        """Stop. Whatever was attacked, the log is one that its readers accept."""
         self._opened.close()
+        assert_lawful(self._log_folder, self.config.city_id, self.identity_key)
 
     def _start(self) -> None:
         with ExitStack() as stack:

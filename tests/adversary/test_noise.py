@@ -22,12 +22,13 @@ from gridveil.protocol.report import Report
 from gridveil.protocol.slots import GROUP_ORDER
 from gridveil.verification import check_policy, verify_total
 from gridveil_services.keyholder.at_rest import AtRest
+from gridveil_services.keyholder.epoch_store import EpochStore
 from gridveil_services.keyholder.noise import DrawnNoise, draw
 from gridveil_services.keyholder.noise_pin import NoisePins
 from gridveil_services.keyholder.spool import SpoolFolder
-from tests.adversary.city import DECRYPTED, RELEASED, AttackedCity
+from tests.adversary.city import DECRYPTED, RELEASED, VICTIM_WH, AttackedCity
 from tests.adversary.forging import scaled, sums_of, with_sums
-from tests.support.reports import BuiltRelease
+from tests.support.reports import BuiltRelease, build_report
 
 AFFORDED = 4
 NOISE = Noise(Mechanism.LAPLACE, 500_000)
@@ -70,8 +71,11 @@ def pinned(city: AttackedCity, release: BuiltRelease) -> DrawnNoise:
     assert found is not None
     assert found.noise_file.exists(), AVERAGED
     at_rest = AtRest.load(city.config.key_encrypting_key_file, city.config.city_id)
+    epochs = EpochStore(
+        city.config.state / "epochs", at_rest, city.identity_key, city.config.city_id
+    )
     policy, epoch = city.parameters.policy, city.parameters.epoch
-    return NoisePins(at_rest).take(found, NOISE, epoch.epoch_id, policy.bounds)
+    return NoisePins(epochs.at_rest).take(found, NOISE, epoch.epoch_id, policy.bounds)
 
 
 @contextmanager
@@ -274,3 +278,28 @@ def believed(total: Total, city: AttackedCity) -> bool:
     except MalformedInput:
         return False
     return True
+
+
+# What noise does not cover.
+
+
+@pytest.mark.parametrize(("asked", "answer"), [(VICTIM_WH, False), (VICTIM_WH - 1, True)])
+def test_a_corrupted_meter_gets_one_exact_answer_about_its_lane(
+    noisy: AttackedCity, asked: int, answer: bool
+) -> None:
+    """One bit, without noise: whether the victim used more than it asks; a yes costs a failure.
+
+    It knows what all others of the lane used, and commits to what is left below the lane's bound.
+    """
+    window = noisy.window()
+    reports = noisy.reports(window)
+    lane = noisy.lane(reports[0])
+    mates = [at for at, report in enumerate(reports) if noisy.lane(report) == lane]
+    liar = mates[-1]
+    readings = noisy.readings(window, len(reports))
+    known = sum(readings[at][0] for at in mates if at not in {0, liar})
+    bound = noisy.parameters.policy.registers[0].bound * len(mates)
+    lie = build_report(noisy.parameters, noisy.day.meters[liar], window, [bound - known - asked, 0])
+    noisy.release(noisy.built([*reports[:liar], lie, *reports[liar + 1 :]]))
+    assert noisy.total(window).left_out == ((lane,) if answer else ())
+    assert noisy.failures() == int(answer)

@@ -179,7 +179,7 @@ TESTED: dict[int, tuple[str, ...]] = {
     ),
     76: (
         "integration/test_keyholder_budget.py"
-        "::test_windows_of_a_destroyed_epoch_are_refused_and_logged_by_their_header_alone",
+        "::test_windows_of_a_destroyed_epoch_expire_by_their_header_alone",
         "integration/test_keyholder_noise.py"
         "::test_a_window_that_the_day_cannot_afford_is_refused_unopened",
         "adversary/test_noise.py::test_a_day_gives_as_many_totals_as_its_budget_affords",

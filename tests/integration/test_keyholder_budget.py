@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from gridveil.clock import ManualClock
-from gridveil.protocol.errors import Reason
+from gridveil.protocol.errors import GridveilError, Reason
+from gridveil.protocol.v1.keyholder_pb2 import ReleaseMessage
 from gridveil.protocol.v1.log_pb2 import DestructionCause
 from gridveil_services.keyholder import identity
 from gridveil_services.keyholder.at_rest import AtRest
@@ -36,6 +38,10 @@ def city(prepared: LaneCity, tmp_path: Path) -> LaneCity:
 
 def assert_refused(keyholder: KeyHolder, release: BuiltRelease) -> None:
     assert refusal_of(keyholder, release).reason is Reason.REFUSED
+
+
+def assert_expired(keyholder: KeyHolder, release: BuiltRelease) -> None:
+    assert refusal_of(keyholder, release).reason is Reason.WINDOW_EXPIRED
 
 
 def assert_destroyed(city: LaneCity) -> None:
@@ -116,19 +122,40 @@ def test_a_larger_budget_of_today_does_not_help_older_epochs(city: LaneCity) -> 
     assert_destroyed(city)
 
 
-def test_windows_of_a_destroyed_epoch_are_refused_and_logged_by_their_header_alone(
-    city: LaneCity,
-) -> None:
+def test_windows_of_a_destroyed_epoch_expire_by_their_header_alone(city: LaneCity) -> None:
+    """Nothing is claimed with keys that are gone, and no refusal is counted for it."""
     with city.open() as keyholder:
         assert_refused(keyholder, city.release(0, failing=range(LANES)))
         honest = city.release(1)
-        with pytest.raises(type(refusal_of(keyholder, city.release(2)))) as refusal:
+        with pytest.raises(GridveilError) as refusal:
             keyholder.releases.release(iter([honest.header_message()]))
-        assert refusal.value.reason is Reason.REFUSED
-        assert_refused(keyholder, honest)
-        assert refusal_of(keyholder, city.release(1, failing=[1])).reason is Reason.WINDOW_PINNED
+        assert refusal.value.reason is Reason.WINDOW_EXPIRED
+        for release in (honest, city.release(1, failing=[1]), city.release(2)):
+            assert_expired(keyholder, release)
     assert city.city.totals() == {}
-    assert city.outcomes() == [("refused", 5), ("refused", 0), ("refused", 0)]
+    assert city.outcomes() == [("refused", 5)]
+    expired = [record.expired.window_start for record in city.logged("expired")]
+    assert expired == [window_at(1), window_at(2)]
+    assert len(city.logged("intent")) == 1
+
+
+def test_a_window_that_was_looked_at_before_the_keys_were_spent_is_not_claimed(
+    city: LaneCity,
+) -> None:
+    """Its release comes in while another one spends the budget."""
+    with city.open() as keyholder:
+        first, *rest = city.release(1).messages()
+
+        def messages() -> Iterator[ReleaseMessage]:
+            yield first
+            assert_refused(keyholder, city.release(0, failing=range(LANES)))
+            yield from rest
+
+        with pytest.raises(GridveilError) as refusal:
+            keyholder.releases.release(messages())
+        assert refusal.value.reason is Reason.WINDOW_EXPIRED
+    assert len(city.logged("intent")) == 1
+    assert city.outcomes() == [("refused", 5)]
 
 
 def test_a_window_that_has_not_ended_is_not_settled_with_its_epoch(city: LaneCity) -> None:
@@ -166,9 +193,9 @@ def test_spent_keys_decrypt_nothing_even_before_they_are_destroyed(city: LaneCit
     with city.open() as keyholder:
         spend(keyholder.ledger, city)
         keys = city.keys(keyholder)
-        assert_refused(keyholder, city.release(1))
+        assert_expired(keyholder, city.release(1))
         assert decrypted(keys, 1) == {}
-    assert city.outcomes() == [("refused", 5), ("refused", 0)]
+    assert city.outcomes() == [("refused", 5)]
 
 
 def test_a_claimed_window_of_a_spent_epoch_is_refused_at_the_next_start(city: LaneCity) -> None:

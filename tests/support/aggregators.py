@@ -42,6 +42,7 @@ from gridveil_services.bootstrap.layout import CityPaths
 from gridveil_services.keyholder.config import KeyHolderConfig
 from gridveil_services.keyholder.keyholder import KeyHolder
 from gridveil_services.keyholder.serve import make_server
+from tests.support.audits import assert_lawful
 from tests.support.epochs import CityKeys, city_keys
 from tests.support.reports import CITY_ID, WINDOW, MeterKeys, build_report, make_members
 
@@ -159,6 +160,8 @@ class LocalCity:
         finally:
             city.stop_aggregator()
             city.stop_keyholder()
+        aggregator = city.aggregator_config
+        assert_lawful(paths.published / "log", aggregator.city_id, aggregator.identity_key)
 
     def start_keyholder(self, unlock: int | None = None) -> None:
         self.keyholder = KeyHolder(self.keyholder_config, self.clock, unlock=unlock)

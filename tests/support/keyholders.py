@@ -28,6 +28,7 @@ from gridveil_services.keyholder.at_rest import AtRest, create_key_file
 from gridveil_services.keyholder.config import KeyHolderConfig
 from gridveil_services.keyholder.keyholder import KeyHolder
 from gridveil_services.releaselog.reader import LogReader
+from tests.support.audits import assert_lawful
 from tests.support.reports import (
     WINDOW,
     BuiltRelease,
@@ -121,6 +122,7 @@ class PreparedCity:
             yield keyholder
         finally:
             keyholder.close()
+        assert_lawful(self.config.published / "log", self.config.city_id, self.identity_key)
 
     def reports_with(self, report: Report) -> list[Report]:
         """All reports, one meter's replaced by another of it."""

@@ -159,15 +159,20 @@ NOISE = Noise(GAUSSIAN, 125_000)
 def test_noise_is_drawn_once_and_read_back_ever_after(
     at_rest: AtRest, release: SpooledRelease
 ) -> None:
-    drawn = NoisePins(at_rest).take(release, NOISE, EPOCH, BOUNDS)
+    drawn = pins(at_rest).take(release, NOISE, EPOCH, BOUNDS)
     for _ in range(3):
-        assert NoisePins(at_rest).take(release, NOISE, EPOCH, BOUNDS) == drawn
+        assert pins(at_rest).take(release, NOISE, EPOCH, BOUNDS) == drawn
     assert drawn.noise == NOISE
     assert len(drawn.values) == 2
 
 
+def pins(at_rest: AtRest) -> NoisePins:
+    """Pins of epochs that all have the same key."""
+    return NoisePins(lambda _epoch_id: at_rest)
+
+
 def test_pinned_noise_lies_sealed(at_rest: AtRest, release: SpooledRelease) -> None:
-    drawn = NoisePins(at_rest).take(release, NOISE, EPOCH, BOUNDS)
+    drawn = pins(at_rest).take(release, NOISE, EPOCH, BOUNDS)
     lying = release.noise_file.read_bytes()
     for value in (*drawn.values, drawn.blinding):
         for size in (4, 8, 32):
@@ -178,14 +183,14 @@ def test_pinned_noise_lies_sealed(at_rest: AtRest, release: SpooledRelease) -> N
 def test_no_changed_byte_of_a_pin_is_taken_for_noise(
     at_rest: AtRest, release: SpooledRelease
 ) -> None:
-    NoisePins(at_rest).take(release, NOISE, EPOCH, BOUNDS)
+    pins(at_rest).take(release, NOISE, EPOCH, BOUNDS)
     right = release.noise_file.read_bytes()
     for at in range(len(right)):
         release.noise_file.write_bytes(right[:at] + bytes([right[at] ^ 1]) + right[at + 1 :])
-        assert_damaged(NoisePins(at_rest), release)
+        assert_damaged(pins(at_rest), release)
     for wrong in (b"", right[:-1], right + b"\0"):
         release.noise_file.write_bytes(wrong)
-        assert_damaged(NoisePins(at_rest), release)
+        assert_damaged(pins(at_rest), release)
 
 
 def assert_damaged(
@@ -200,22 +205,22 @@ def assert_damaged(
 def test_a_pin_is_of_one_release_epoch_key_and_loss(
     at_rest: AtRest, release: SpooledRelease, tmp_path: Path
 ) -> None:
-    NoisePins(at_rest).take(release, NOISE, EPOCH, BOUNDS)
+    pins(at_rest).take(release, NOISE, EPOCH, BOUNDS)
     sealed = release.noise_file.read_bytes()
-    assert_damaged(NoisePins(at_rest), release, Noise(GAUSSIAN, 124_999))
-    assert_damaged(NoisePins(at_rest), release, Noise(LAPLACE, 125_000))
-    assert_damaged(NoisePins(at_rest), release, epoch_id=bytes(16))
-    assert_damaged(NoisePins(AtRest(bytes([1]) * 32, CITY)), release)
+    assert_damaged(pins(at_rest), release, Noise(GAUSSIAN, 124_999))
+    assert_damaged(pins(at_rest), release, Noise(LAPLACE, 125_000))
+    assert_damaged(pins(at_rest), release, epoch_id=bytes(16))
+    assert_damaged(pins(AtRest(bytes([1]) * 32, CITY)), release)
     header = ReleaseHeader(CITY, bytes(32), WINDOW + 900, 1, 1, 100)
     other = SpoolFolder(tmp_path / "other").create(header, DIGEST).complete([])
     other.noise_file.write_bytes(sealed)
-    assert_damaged(NoisePins(at_rest), other)
+    assert_damaged(pins(at_rest), other)
 
 
 def test_a_pin_is_overwritten_before_it_is_removed(
     at_rest: AtRest, release: SpooledRelease
 ) -> None:
-    NoisePins(at_rest).take(release, NOISE, EPOCH, BOUNDS)
+    pins(at_rest).take(release, NOISE, EPOCH, BOUNDS)
     sealed = release.noise_file.read_bytes()
     second_name = release.folder.parent.parent / "link"
     second_name.hardlink_to(release.noise_file)

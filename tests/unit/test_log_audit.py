@@ -12,7 +12,8 @@ from gridveil.log_audit import Lock, LogAudit, payloads_in
 from gridveil.protocol.checkpoint import TreeHead
 from gridveil.protocol.errors import IntegrityLost, MalformedInput, Reason
 from gridveil.protocol.merkle import leaf_hash, root
-from gridveil.protocol.v1.log_pb2 import LogRecord, NoiseMechanism, ReleaseIntent
+from gridveil.protocol.noise import Mechanism, Noise, NoisePolicy
+from gridveil.protocol.v1.log_pb2 import LogRecord, NoiseMechanism, PolicyStated, ReleaseIntent
 from gridveil_services.releaselog.signing import LogSigner
 from gridveil_services.releaselog.writer import LogWriter
 from tests.support.log_records import lawful_log, policy_stated, unlocked
@@ -51,11 +52,26 @@ def changed(record: LogRecord, change: Callable[[LogRecord], object]) -> LogReco
 
 
 LAPLACE = ReleaseIntent(mechanism=NoiseMechanism.NOISE_MECHANISM_LAPLACE, loss_ppm=5)
+
+
+def noise_stated(window_ppm: int, day_ppm: int) -> LogRecord:
+    window = Noise(Mechanism.LAPLACE, window_ppm)
+    return policy_stated(city_policy(noise=NoisePolicy(window, day_ppm)))
+
+
 NOISY, OVER_BUDGET = (
     changed(CLAIM, lambda record: record.intent.MergeFrom(LAPLACE)),
     changed(OTHER_CLAIM, lambda record: setattr(record.intent, "mechanism", 2)),
 )
 BLAMED = changed(REFUSAL, lambda record: setattr(record.refused, "over_budget", True))
+
+
+ALSO_NOISY = changed(OTHER_CLAIM, lambda record: record.intent.MergeFrom(LAPLACE))
+
+
+def test_claims_are_held_against_the_budget_that_was_stated_last() -> None:
+    assert audited([noise_stated(5, 10), CREATED, NOISY, ALSO_NOISY]).size == 4
+    assert audited([noise_stated(1, 1), noise_stated(6, 10), CREATED, NOISY]).size == 4
 
 
 def test_a_refusal_for_the_budget_is_lawful_after_a_claim_without_room() -> None:
@@ -118,6 +134,10 @@ UNLAWFUL = {
     ],
     "a refusal that blames the budget for nothing": [CREATED, OTHER_CLAIM, BLAMED],
     "a refusal that does not say it is for the budget": [CREATED, OVER_BUDGET, REFUSAL],
+    "a claim that costs more than a window may": [noise_stated(4, 100), CREATED, NOISY],
+    "claims that cost more than a day may": [noise_stated(5, 9), CREATED, NOISY, ALSO_NOISY],
+    "a policy that is none": [LogRecord(policy_stated=PolicyStated(policy=b"none"))],
+    "a budget of refusals that is taken back": [STATED, policy_stated(city_policy(), 0)],
     "a record of no kind": [LogRecord(recorded_at_ms=1)],
 }
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from enum import IntEnum
 
 from gridveil.protocol.errors import MalformedInput, Reason
@@ -34,6 +35,9 @@ SUM_LIMIT = 2**52
 """Every published sum is below this in absolute value (docs/adr/0006)."""
 
 _LOSS_LIMIT = 2**32
+
+MOST_SCALES = 64
+"""Noise is further from zero than so many scales with a chance below e^-63, whatever its kind."""
 
 
 class Mechanism(IntEnum):
@@ -95,24 +99,19 @@ class Noise:
         largest = self.scale(max(bounds), len(bounds))
         return largest <= _LARGEST_SCALE[self.mechanism]
 
-    def is_as_private_as(self, demanded: Noise | None) -> bool:
-        """Whether this noise gives what is demanded, or more."""
-        if demanded is None:
-            return True
-        return self.mechanism is demanded.mechanism and self.loss_ppm <= demanded.loss_ppm
-
 
 def loss_ppm(loss: float) -> int:
-    """Millionths of a loss, never more than was asked for; CONFIG_INVALID if it is no number."""
+    """Millionths of a loss as it is written, never more; CONFIG_INVALID if it is none."""
     if not math.isfinite(loss):
         raise MalformedInput(Reason.CONFIG_INVALID, "a privacy loss is a number", field="noise")
-    # The inner rounding gives back what binary fractions take away.
-    return math.floor(round(loss * LOSS_UNIT, 3))
+    return math.floor(Decimal(repr(float(loss))) * LOSS_UNIT)
 
 
 def satisfies(noise: Noise | None, demanded: Noise | None) -> bool:
-    """Whether a total with this noise, or without any, gives what is demanded."""
-    return demanded is None if noise is None else noise.is_as_private_as(demanded)
+    """Whether a total has the noise that is demanded: of that kind and no less, or none."""
+    if noise is None or demanded is None:
+        return noise is demanded
+    return noise.mechanism is demanded.mechanism and noise.loss_ppm <= demanded.loss_ppm
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class RefusalLock:
     """What the records of a log so far say of the lock."""
 
     budget: int = 0
-    """Refusals within 24 hours that lock; 0 while the log states none, and then nothing locks."""
+    """Refusals within 24 hours that lock; 0 until the log states a number: nothing locks."""
     refusals: tuple[int, ...] = ()
     """Unix milliseconds of the newest refusals since the last unlocking, in the log's order."""
     locked_at: int | None = None
@@ -39,7 +39,8 @@ class RefusalLock:
             case "keyholder_unlocked":
                 return record.keyholder_unlocked.locked_at_index == self.locked_at
             case "policy_stated":
-                return record.policy_stated.refusals_per_day <= MOST_REFUSALS_PER_DAY
+                stated = record.policy_stated.refusals_per_day
+                return 0 < stated <= MOST_REFUSALS_PER_DAY or self.budget == stated == 0
         return True
 
     def after(self, index: int, record: LogRecord) -> RefusalLock:

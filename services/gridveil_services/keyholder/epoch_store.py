@@ -120,6 +120,18 @@ class EpochStore:
         except GridveilError:
             raise _damaged() from None
 
+    def at_rest(self, epoch_id: bytes) -> AtRest:
+        """Under the epoch's own key: what is sealed with it goes when the epoch does.
+
+        Raises:
+            IntegrityLost: PARTIAL_CORRUPT if the key is not there, or not what was kept.
+        """
+        try:
+            sealed = (self._path(epoch_id) / _KEY).read_bytes()
+        except OSError:
+            raise _damaged() from None
+        return self._at_rest.with_key(_KEY_PURPOSE, epoch_id, sealed)
+
     def is_destroyed(self, epoch_id: bytes) -> bool:
         """Whether the destruction of an epoch has begun, or it does not lie there at all."""
         folder = self._path(epoch_id)

@@ -15,6 +15,7 @@ from gridveil_services.keyholder.epoch_store import EpochStore
 from gridveil_services.keyholder.ledger import Ledger
 from gridveil_services.keyholder.noise import check_available
 from gridveil_services.keyholder.noise_pin import NoisePins
+from gridveil_services.keyholder.policy import noise_policy
 from gridveil_services.keyholder.publication import LOG, Publication
 from gridveil_services.keyholder.release import Releases
 from gridveil_services.keyholder.roster_store import RosterStore
@@ -84,7 +85,7 @@ class KeyHolder:
                 roster=self.roster,
                 spools=SpoolFolder(state / "spool"),
                 publication=Publication(config.published),
-                pins=NoisePins(at_rest),
+                pins=NoisePins(store.at_rest),
                 clock=clock,
                 suspicions=self.suspicions,
             )
@@ -111,9 +112,11 @@ class KeyHolder:
         self._opened.close()
 
     def _check_noise(self) -> None:
-        for policy in (self.policy, *self.ring.policies()):
-            if policy.noise is not None:
-                check_available(policy.noise.window, policy.bounds)
+        """Find out now whether the noise that is demanded can be drawn, and fits."""
+        for signed in (self.policy, *self.ring.policies()):
+            noise = noise_policy(signed, self.policy)
+            if noise is not None:
+                check_available(noise.window, signed.bounds)
 
     def _check_roster(self) -> None:
         if self.roster.version(self.ledger.roster_version) is None and self.ledger.roster_version:

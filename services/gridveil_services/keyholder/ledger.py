@@ -323,6 +323,7 @@ class Ledger:
         match record.WhichOneof("event"):
             case "intent":
                 self._demand(record.intent.window_start, UNCLAIMED)
+                self._demand_keys(record.intent.parameters_digest)
                 claimed_noise(record.intent)
                 if len(record.intent.release_digest) != DIGEST_BYTES:
                     raise _contradiction()
@@ -360,6 +361,11 @@ class Ledger:
         epoch = self._epochs.get(destroyed.epoch_id)
         within = epoch and epoch.first_window <= destroyed.end_window <= epoch.end_window
         if epoch is None or epoch.destroyed or not within:
+            raise _contradiction()
+
+    def _demand_keys(self, parameters_digest: bytes) -> None:
+        epoch = self.epoch_of(parameters_digest)
+        if epoch is not None and epoch.destroyed:
             raise _contradiction()
 
     def _demand(self, window_start: int, expected: WindowState) -> None:

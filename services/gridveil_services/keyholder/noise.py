@@ -46,7 +46,11 @@ class DrawnNoise:
 
 
 def check_available(noise: Noise, bounds: Sequence[int]) -> None:
-    """Find out at start whether noise can be drawn; CONFIG_INVALID if OpenDP is missing."""
+    """CONFIG_INVALID at start if noise cannot be drawn, or has no room in a total."""
+    if not noise.fits(bounds):
+        raise MalformedInput(
+            Reason.CONFIG_INVALID, "the noise is larger than a total has room for", field="noise"
+        )
     try:
         _measurements(noise, bounds)
     except ImportError:

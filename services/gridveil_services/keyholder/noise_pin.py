@@ -5,7 +5,7 @@ It is durable before anything is decrypted, so that no retry adds other noise to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gridveil.files import write_durably
 from gridveil.protocol.errors import GridveilError, IntegrityLost, MalformedInput, Reason
@@ -21,9 +21,13 @@ _PURPOSE = "pinned noise"
 
 
 class NoisePins:
-    """The noise of claimed windows, each beside its release, sealed."""
+    """The noise of claimed windows, each beside its release, sealed under its epoch's own key.
 
-    def __init__(self, at_rest: AtRest) -> None:
+    A copy of it opens nothing once the epoch was destroyed.
+    """
+
+    def __init__(self, at_rest: Callable[[bytes], AtRest]) -> None:
+        """``at_rest``: what is sealed for an epoch, by the epoch's id."""
         self._at_rest = at_rest
 
     def take(
@@ -40,14 +44,14 @@ class NoisePins:
         if path.exists():
             return self._read(release, noise, epoch_id, len(bounds))
         drawn = draw(noise, bounds)
-        sealed = self._at_rest.seal(_PURPOSE, epoch_id, _encode(release, drawn))
+        sealed = self._at_rest(epoch_id).seal(_PURPOSE, epoch_id, _encode(release, drawn))
         write_durably(path, sealed)
         return drawn
 
     def _read(
         self, release: SpooledRelease, noise: Noise, epoch_id: bytes, registers: int
     ) -> DrawnNoise:
-        opened = self._at_rest.open(_PURPOSE, epoch_id, release.noise_file.read_bytes())
+        opened = self._at_rest(epoch_id).open(_PURPOSE, epoch_id, release.noise_file.read_bytes())
         try:
             drawn = _decode(opened, release, registers)
         except GridveilError:

@@ -89,7 +89,7 @@ def is_settled_by(state: WindowState, release_digest: bytes) -> bool:
     if state.status is Status.OPEN:
         return False
     if state.status is Status.EXPIRED:
-        raise _expired()
+        raise expired()
     if state.release_digest != release_digest:
         raise Conflict(Reason.WINDOW_PINNED, "another release has claimed this window")
     if state.status in {Status.REFUSED, Status.OVER_BUDGET}:
@@ -114,7 +114,7 @@ def check_release(header: ReleaseHeader, facts: Facts) -> None:
     if facts.state != UNCLAIMED:
         raise _settled()
     if facts.now >= rules.expires(header.window_start):
-        raise _expired()
+        raise expired()
     if facts.locked:
         raise locked()
     # The signed policy of a spent epoch may be gone with its keys.
@@ -144,7 +144,7 @@ def check_precheck(window_start: int, roster_version: int, facts: Facts) -> None
     if facts.locked:
         raise locked()
     if facts.now >= rules.expires(window_start):
-        raise _expired()
+        raise expired()
     signed = _check_epoch(window_start, facts.parameters).policy
     _check_roster(roster_version, facts.roster)
     signed.rules.check_begun(window_start, facts.now)
@@ -171,10 +171,12 @@ def failure_budget(signed: CityPolicy, own: CityPolicy) -> int:
 
 
 def noise_policy(signed: CityPolicy, own: CityPolicy) -> NoisePolicy | None:
-    """The noise of a total, and the budget of its day; of two mechanisms the signed one."""
-    if signed.noise is None:
-        return own.noise
-    return signed.noise.stricter(own.noise)
+    """The noise of a total, and the budget of its day.
+
+    Whether there is any, and of which kind, is what meters and verifiers were shown; how much, and
+    how often, the stricter of both.
+    """
+    return signed.noise.stricter(own.noise) if signed.noise else None
 
 
 def refusal(state: WindowState) -> GridveilError:
@@ -250,5 +252,6 @@ def _settled() -> Conflict:
     return Conflict(Reason.WINDOW_PINNED, "the window is settled")
 
 
-def _expired() -> WrongState:
+def expired() -> WrongState:
+    """WINDOW_EXPIRED."""
     return WrongState(Reason.WINDOW_EXPIRED, "the window was not settled within its time")

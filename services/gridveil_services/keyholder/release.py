@@ -42,6 +42,7 @@ from gridveil_services.keyholder.policy import (
     Status,
     busy,
     check_release,
+    expired,
     is_settled_by,
     noise_policy,
     refusal,
@@ -226,12 +227,12 @@ class Releases:
         if self._ledger.failed:
             raise busy()
         if facts.spent:
-            self._refuse_unopened(header, digest, NoiseClaim())
+            with self._opening:
+                self._expire(header)
         assert keys is not None
         assert version is not None
-        noise = self._noise(header, keys)
-        if noise.is_over_budget:
-            self._refuse_unopened(header, digest, noise)
+        if self._noise(header, keys).is_over_budget:
+            self._refuse_unopened(header, digest, keys)
         intake = self._resume(header.window_start, digest)
         if intake is None or intake.spool.header != header:
             intake = self._new_intake(header, digest, keys)
@@ -287,31 +288,45 @@ class Releases:
         """
         header = release.header
         with self._opening:
-            # Another window of the day may have been claimed meanwhile.
-            self._claim(header, release.digest, self._noise(header, keys))
+            self._claim(header, release.digest, keys)
             released = self._settlement.settle(release, keys, version, known)
         self._forget(header.window_start)
         if not released:
             raise refusal(self._ledger.state(header.window_start))
 
-    def _refuse_unopened(self, header: ReleaseHeader, digest: bytes, noise: NoiseClaim) -> Never:
-        """Claim a window whose epoch or whose day's budget is spent, and raise the refusal."""
+    def _refuse_unopened(self, header: ReleaseHeader, digest: bytes, keys: EpochKeys) -> Never:
+        """Claim a window whose day's privacy budget is spent, and raise the refusal."""
         with self._opening:
-            self._claim(header, digest, noise)
+            self._claim(header, digest, keys)
             self._settlement.refuse(header.window_start, digest)
         self._forget(header.window_start)
         raise refusal(self._ledger.state(header.window_start))
+
+    def _expire(self, header: ReleaseHeader) -> Never:
+        """Settle a window that nobody can open any more: its epoch's keys are spent."""
+        if self._closed:
+            raise busy()
+        self._ledger.expire([header.window_start])
+        self._forget(header.window_start)
+        raise expired()
 
     def _noise(self, header: ReleaseHeader, keys: EpochKeys) -> NoiseClaim:
         """What a window has to claim, after all windows of its day that were claimed before."""
         demanded = noise_policy(keys.parameters.policy, self._policy)
         return self._ledger.spent_on_day_of(header.window_start).claim(demanded)
 
-    def _claim(self, header: ReleaseHeader, digest: bytes, noise: NoiseClaim) -> None:
+    def _claim(self, header: ReleaseHeader, digest: bytes, keys: EpochKeys) -> None:
+        """Claim a window as things are now: others may have been settled since it was looked at."""
+        if self._is_lost(header, keys):
+            self._expire(header)
         if self._closed:
             raise busy()
         self._ledger.claim(
-            header.window_start, digest, header.parameters_digest, header.roster_version, noise
+            header.window_start,
+            digest,
+            header.parameters_digest,
+            header.roster_version,
+            self._noise(header, keys),
         )
 
     def _forget(self, window_start: int) -> None:
