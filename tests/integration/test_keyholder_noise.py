@@ -176,6 +176,24 @@ def test_sums_below_zero_are_released_as_they_are(city: PreparedCity) -> None:
     assert_verifies(city, total)
 
 
+def test_a_copied_pin_opens_nothing_once_its_epoch_is_destroyed(city: PreparedCity) -> None:
+    """Not even for who has the key-encrypting key, and copied it all in time but the epoch."""
+    fail_before_result(city)
+    release = SpoolFolder(city.config.state / "spool").find_whole(
+        WINDOW, release_of(city, 0).digest
+    )
+    assert release is not None
+    sealed, epoch_id = release.noise_file.read_bytes(), city.parameters.epoch.epoch_id
+    purpose = noise_pin._PURPOSE
+    assert epochs_of(city).at_rest(epoch_id).open(purpose, epoch_id, sealed)
+    epochs_of(city).delete(epoch_id)
+    with pytest.raises(GridveilError):
+        epochs_of(city).at_rest(epoch_id)
+    kek = AtRest.load(city.config.key_encrypting_key_file, city.config.city_id)
+    with pytest.raises(GridveilError):
+        kek.open(purpose, epoch_id, sealed)
+
+
 def test_the_exact_sums_are_what_is_checked(city: PreparedCity) -> None:
     """A sum that is beyond the bound is refused, whatever noise would make of it."""
     bound = city.config.policy.registers[0].bound

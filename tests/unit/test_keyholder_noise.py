@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections import Counter
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -105,8 +106,9 @@ def test_what_opendp_says_it_costs_is_never_more_than_the_share(mechanism: Mecha
                 drawing._measurements(Noise(mechanism, loss), bounds), bounds, strict=True
             )
         ]
-        assert math.fsum(costs) <= loss / MILLION * (1 + 1e-15)
-        assert math.fsum(costs) >= loss / MILLION * (1 - 1e-12)
+        share = Fraction(loss, MILLION * registers)
+        assert all(Fraction(cost) <= share for cost in costs)
+        assert all(Fraction(cost) >= share * (1 - Fraction(1, 10**12)) for cost in costs)
 
 
 def test_noise_that_costs_more_than_its_share_is_not_drawn(
