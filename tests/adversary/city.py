@@ -433,8 +433,11 @@ class AttackedCity:
         self._start()
 
     def close(self) -> None:
-        """Stop. Whatever was attacked, the log is one that its readers accept."""
+        """Stop."""
         self._opened.close()
+
+    def assert_log_is_lawful(self) -> None:
+        """Whatever was attacked, the log is one that its readers accept."""
         assert_lawful(self._log_folder, self.config.city_id, self.identity_key)
 
     def _start(self) -> None:

@@ -17,7 +17,8 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedCity]
 
 
 @pytest.fixture
-def city(attacked: AttackedCity) -> AttackedCity:
+def city(attacked: AttackedCity) -> Iterator[AttackedCity]:
     """The running city, in which nobody has tried anything yet."""
     attacked.renew()
-    return attacked
+    yield attacked
+    attacked.assert_log_is_lawful()

@@ -127,7 +127,10 @@ def test_the_attacks_gain_nothing_from_an_unedited_copy(
 def test_taking_a_protection_out_fails_the_attacks_it_stops(
     outcomes: dict[str, Future[Outcome]], name: str
 ) -> None:
-    """Without it the attacker gains something, and every test that was chosen says so."""
+    """Without it the attacker gains something, and every test that was chosen says so.
+
+    That the log is then none that its readers accept is an error of the test's end beside that.
+    """
     outcome = outcomes[name].result()
-    assert outcome.counts.keys() == {"failed"}, outcome.output
+    assert {"failed"} <= outcome.counts.keys() <= {"failed", "error"}, outcome.output
     assert outcome.output.count(MUTANTS[name].shows) >= outcome.counts["failed"], outcome.output

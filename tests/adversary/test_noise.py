@@ -48,10 +48,11 @@ def noisy_city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedCit
 
 
 @pytest.fixture
-def noisy(noisy_city: AttackedCity) -> AttackedCity:
+def noisy(noisy_city: AttackedCity) -> Iterator[AttackedCity]:
     """A running city with noise, in which nobody has tried anything yet."""
     noisy_city.renew()
-    return noisy_city
+    yield noisy_city
+    noisy_city.assert_log_is_lawful()
 
 
 def truth(city: AttackedCity, window: int) -> tuple[int, ...]:

@@ -103,6 +103,8 @@ class _Behaviour:
         with call.receiving(self._runtime.patience.body_s):
             data = _next(requests)
             is_one = data is not None and _next(requests) is None
+        if call.given_up:
+            raise _gone()
         if data is None or not is_one:
             raise MalformedInput(Reason.STREAM_PROTOCOL, "exactly one message is required")
         return data

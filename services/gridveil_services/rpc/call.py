@@ -41,6 +41,8 @@ class Call:
         self._receive_until = self._send_until = inf
         self._quiet_since = -inf
         self._drained_at = inf
+        self.given_up = False
+        """Whether it was cut off; set before its messages end, which looks like their natural end."""
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] | None = []
 
@@ -161,6 +163,7 @@ class Call:
 
     def give_up(self) -> None:
         """Cut it off: the caller sees CANCELLED."""
+        self.given_up = True
         context = self._context
         if context is not None:
             context.cancel()

@@ -31,7 +31,11 @@ LOG_MUTANTS: dict[str, Mutant] = {
     "a locked key-holder still claims": Mutant(
         (
             Edit(f"{PROTOCOL}/refusal_lock.py", "return self.locked_at is None", "return True"),
-            Edit(f"{KEYHOLDER}/policy.py", "if facts.locked:", "if False:"),
+            Edit(
+                f"{KEYHOLDER}/policy.py",
+                "if facts.locked:\n        raise locked()\n    # ",
+                "if False:\n        raise locked()\n    # ",
+            ),
         ),
         Attacks(_PROBING, "then_nothing or hide_none"),
         PROBED,

@@ -31,13 +31,13 @@ NOISE_MUTANTS: dict[str, Mutant] = {
         (
             Edit(
                 f"{KEYHOLDER}/noise_pin.py",
-                "sealed = self._at_rest.seal(_PURPOSE, epoch_id, _encode(release, drawn))",
-                "sealed = _encode(release, drawn)",
+                "self._at_rest(epoch_id).seal(_PURPOSE, epoch_id, _encode(release, drawn))",
+                "_encode(release, drawn)",
             ),
             Edit(
                 f"{KEYHOLDER}/noise_pin.py",
-                "opened = self._at_rest.open(_PURPOSE, epoch_id, release.noise_file.read_bytes())",
-                "opened = release.noise_file.read_bytes()",
+                "self._at_rest(epoch_id).open(_PURPOSE, epoch_id, release.noise_file.read_bytes())",
+                "release.noise_file.read_bytes()",
             ),
         ),
         Attacks(_NOISE, "nowhere_in_the_clear"),
@@ -123,7 +123,7 @@ NOISE_MUTANTS: dict[str, Mutant] = {
         (
             Edit(
                 f"{KEYHOLDER}/release.py",
-                "if noise.is_over_budget:",
+                "if self._noise(header, keys).is_over_budget:",
                 "if False:",
             ),
             Edit(

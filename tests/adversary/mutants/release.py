@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.adversary.city import DECRYPTED, MISSED
+from tests.adversary.city import DECRYPTED
 from tests.adversary.mutant import KEYHOLDER, PROTOCOL, Attacks, Edit, Mutant, mutant
 
 _SUMS, _COMMITMENTS = "test_sums.py", "test_commitments.py"
@@ -174,7 +174,11 @@ RELEASE_MUTANTS: dict[str, Mutant] = {
     "the claim of a window binds nobody": Mutant(
         (
             Edit(f"{KEYHOLDER}/policy.py", "if state.status is Status.OPEN:", "if True:"),
-            Edit(f"{KEYHOLDER}/policy.py", "if facts.state != UNCLAIMED:", "if False:"),
+            Edit(
+                f"{KEYHOLDER}/policy.py",
+                "if facts.state != UNCLAIMED:\n        raise _settled()\n    if facts.now",
+                "if facts.now",
+            ),
             Edit(
                 f"{KEYHOLDER}/ledger.py",
                 "if self.state(window_start) != expected:",
@@ -287,7 +291,7 @@ RELEASE_MUTANTS: dict[str, Mutant] = {
         "return held.point if held else None",
         _PRECHECKS,
         "not_released_are_not_counted",
-        MISSED,
+        "assert answer.code is grpc.StatusCode.OK",
     ),
     "a prechecked seal that does not open is taken as it is": mutant(
         f"{KEYHOLDER}/precheck.py",

@@ -57,9 +57,9 @@ VERIFIERS_MUTANTS: dict[str, Mutant] = {
         _LIE,
     ),
     "own entries are published in the clear": mutant(
-        f"{KEYHOLDER}/publication.py",
-        "own.seal(entry, leaf)",
-        "entry + bytes(16)",
+        f"{KEYHOLDER}/seals.py",
+        "own.seal(opened_entry, leaf)",
+        "opened_entry + bytes(16)",
         _VERIFICATION,
         "names_no_meter",
         "what is published names a meter",
