@@ -42,7 +42,7 @@ class Call:
         self._quiet_since = -inf
         self._drained_at = inf
         self.given_up = False
-        """Whether it was cut off; set before its messages end, which looks like their natural end."""
+        """Whether it was cut off; set before its messages end as if the caller had ended them."""
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] | None = []
 
