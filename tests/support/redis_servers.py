@@ -88,6 +88,12 @@ class RedisServer:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """Stop it, at last by force, and remove what it stored."""
         atexit.unregister(self.stop)
