@@ -102,6 +102,10 @@ class RedisHarness(SqliteHarness):
     def close(self) -> None:
         if self.database is not None:
             self.redis.close()
+        self.close_database()
+
+    def close_database(self) -> None:
+        """All there is to close where the store did not open."""
         super().close()
 
 

@@ -126,6 +126,10 @@ class RedisCluster:
             server.client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
             server.client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", at + 1)
             server.client.execute_command("CLUSTER", "MEET", _HOST, self.servers[0].port)
+        self.wait()
+
+    def wait(self) -> None:
+        """Until every server sees every other and all slots are served."""
         until(lambda: all(self._is_whole(server) for server in self.servers))
 
     @property
