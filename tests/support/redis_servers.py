@@ -51,7 +51,7 @@ class RedisServer:
         self.folder = Path(tempfile.mkdtemp(prefix="gridveil-redis-"))
         changed = {name.replace("_", "-"): value for name, value in settings.items()}
         self._settings = SETTINGS | changed
-        self.port = _spare_port()
+        self.port = spare_port()
         atexit.register(self.stop)
         self.start()
 
@@ -146,7 +146,7 @@ class RedisCluster:
         return "cluster_state:ok" in told and "cluster_known_nodes:3" in told
 
 
-def _spare_port() -> int:
+def spare_port() -> int:
     """A port that is free, and so is the one 10,000 above, which a cluster uses."""
     while True:
         with socket.socket() as first, socket.socket() as second:
