@@ -161,7 +161,9 @@ class TestScripts:
         second = writer.call(KEYS, next_step([batch([2])], {}, 10, 78))
         assert servers.write([second]) == [[b"stored"]]
         before = everything(harness.clients[0])
-        assert servers.write([first]) == [[b"stale"]]
+        other = LaneWriter(window_of(), 0, name=writer.name, sequence=1)
+        reused = other.call(KEYS, next_step([batch([3])], {}, 10, 79))
+        assert servers.write([first, reused]) == [[b"stale"], [b"stale"]]
         assert everything(harness.clients[0]) == before
         servers.close()
         harness.store.seal(START)
@@ -311,6 +313,23 @@ class TestLoss:
                 harness.store.lane_sums(START)
         else:
             assert phase(harness) is Phase.POISONED
+
+    def test_a_lane_that_is_lost_beside_one_that_is_not_poisons_their_window(
+        self, harness: RedisHarness, client: Any
+    ) -> None:
+        client.delete(LANE.lane)
+        outcomes = harness.store.commit([batch([1]), batch([2], lane=1)], 77)
+        assert outcomes[0] == NotOpen(Phase.POISONED)
+        assert harness.store.commit([batch([3], lane=1)], 78) == [NotOpen(Phase.POISONED)]
+
+    def test_a_receipt_that_is_not_whole_poisons_the_window(
+        self, harness: RedisHarness, client: Any
+    ) -> None:
+        harness.store.commit([batch([1])], 77)
+        client.hset(receipts_key(client), meter_id(1), b"short")
+        with pytest.raises(IntegrityLost):
+            harness.store.known(START, [meter_id(1)])
+        assert harness.store.commit([batch([1])], 78) == [NotOpen(Phase.POISONED)]
 
     def test_a_lane_put_back_to_an_earlier_state_is_noticed_by_its_writer(
         self, harness: RedisHarness, client: Any

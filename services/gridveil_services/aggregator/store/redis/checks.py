@@ -67,7 +67,10 @@ def _check(client: Redis, replicas: int, keys: CityKeys) -> None:
     replication: Any = client.info("replication")
     if replication["role"] != "master":
         raise StoreFailed("Redis does not serve: it is a replica")
-    settings: Any = client.config_get(*_SETTINGS)
+    settings: dict[str, str] = {}
+    for name in _SETTINGS:
+        told: Any = client.config_get(name)
+        settings |= told
     if fault := fault_of(server["redis_version"], settings, replicas):
         raise StoreFailed(f"Redis does not serve: {fault}")
     own = keys.start.encode()

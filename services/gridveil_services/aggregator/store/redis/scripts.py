@@ -60,7 +60,10 @@ for i = 1, 5 do
   if not lane[i] then return {'lost'} end
 end
 local last = redis.call('HGET', KEYS[3], 's:' .. ARGV[1]) or '0'
-if last == ARGV[2] then return {'stored'} end
+if last == ARGV[2] then
+  if redis.call('HGET', KEYS[3], 'p:' .. ARGV[1]) == ARGV[5] then return {'stored'} end
+  return {'stale'}
+end
 if last ~= ARGV[3] then
   if tonumber(last) < tonumber(ARGV[3]) then return {'lost'} end
   return {'stale'}

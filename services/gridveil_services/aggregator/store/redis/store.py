@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from gridveil.protocol.errors import Reason, Unavailable, WrongState
+from gridveil.protocol.errors import IntegrityLost, Reason, Unavailable, WrongState
 from gridveil.protocol.layout import DIGEST_BYTES
 from gridveil.protocol.release import ENTRY_BYTES, LaneSum
 from gridveil_services.aggregator.config import RedisConfig
@@ -256,6 +257,7 @@ class RedisStore:
             del self._windows[window.start]
             self._sealed.pop(window.start, None)
             self._unclean.discard(window.start)
+            self._doubtful -= {(window.start, lane) for lane in range(window.lanes)}
         return len(gone)
 
     def _round(
@@ -264,6 +266,10 @@ class RedisStore:
         """One script call a lane at the most."""
         steps = []
         for lane, queue in queues.items():
+            phase = self._windows[lane[0]].phase
+            if phase is not Phase.OPEN:
+                queue.settle([NotOpen(phase)] * len(queue.batches), outcomes)
+                continue
             step = next_step([batch for _, batch in queue.batches], queue.known, queue.room, at_ms)
             if step.taken:
                 steps.append((lane, queue, step))
@@ -280,6 +286,10 @@ class RedisStore:
                 writer.begin_anew()
                 self._doubtful.add(lane)
             raise
+        # Whatever fails below, no writer may use a number again that is stored.
+        for writer, answer in zip(writers, answers, strict=True):
+            if answer[0] == b"stored":
+                writer.stored()
         for (lane, queue, step), answer in zip(steps, answers, strict=True):
             self._take(lane, queue, step, answer, outcomes)
 
@@ -288,26 +298,25 @@ class RedisStore:
         lane: _Place,
         queue: _Queue,
         step: Step,
-        answer: Sequence[bytes],
+        answer: Sequence[Any],
         outcomes: dict[int, Outcome],
     ) -> None:
         """What a lane's script answered to a step."""
         window = self._windows[lane[0]]
         match answer:
             case [b"stored"]:
-                self._writers[lane].stored()
                 queue.settle(step.outcomes, outcomes)
                 queue.known.update(step.receipts)
                 queue.room -= len(step.receipts)
-            case [b"refused", count, known]:
-                self._confirm([lane] if known else [])
-                queue.known.update(receipts_in(known))  # type: ignore[arg-type] # a list in a list
+            case [b"refused", count, known] if (found := _receipts(known)) is not None:
+                self._confirm([lane] if found else [])
+                queue.known.update(found)
                 queue.room = window.lane_capacity - int(count)
             case [b"sealed"]:
                 queue.settle([NotOpen(Phase.SEALED)] * len(queue.batches), outcomes)
             case [b"moved"] if self._remote.align(window):
                 pass
-            case [b"lost"] | [b"moved"]:
+            case [b"lost"] | [b"moved"] | [b"refused", *_]:
                 self._poison(lane[0])
                 queue.settle([NotOpen(Phase.POISONED)] * len(queue.batches), outcomes)
             case _:
@@ -400,6 +409,14 @@ class RedisStore:
             return True
         sealed = self._sealed[window.start]
         return all(m is not None and m.sealed == sealed for m in self._lanes.markers(window))
+
+
+def _receipts(flat: Sequence[bytes]) -> dict[bytes, StoredReceipt] | None:
+    """What a script found; None if it is not what was written."""
+    try:
+        return receipts_in(flat)
+    except IntegrityLost:
+        return None
 
 
 def _equivocation(start: int, meter_id: bytes, both: bytes) -> Equivocation:
