@@ -467,6 +467,19 @@ class TestSeals:
         assert everything(client) == before
         servers.close()
 
+    def test_a_sealer_changes_no_phase_once_another_has_begun(self, harness: RedisHarness) -> None:
+        servers = Servers(harness.config, StoreFailed)
+        open_, sealed = str(int(Phase.OPEN)), str(int(Phase.SEALED))
+        fence = script(scripts.FENCE, [KEYS.window(START)], open_)
+        (_, first), (_, second) = servers.write([fence, fence])
+        late, right = (
+            script(scripts.SEAL_WINDOW, [KEYS.window(START)], open_, sealed, epoch)
+            for epoch in (first, second)
+        )
+        assert servers.write([late]) == [[b"other", open_.encode()]]
+        assert servers.write([right]) == [[b"done"]]
+        servers.close()
+
     def test_a_seal_that_was_cut_short_takes_no_report_and_is_completed(
         self, harness: RedisHarness
     ) -> None:
