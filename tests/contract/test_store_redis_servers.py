@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import shlex
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis.crc import key_slot
@@ -24,16 +22,14 @@ from gridveil_services.aggregator.store.interface import (
     StoreFailed,
 )
 from gridveil_services.aggregator.store.redis.checks import fault_of
-from gridveil_services.aggregator.store.redis.keys import CityKeys
+from tests.contract.redis_lanes import KEYS, setting
 from tests.contract.stores import START, RedisHarness, batch, made_up_report, make_window
 from tests.support.redis_servers import NEEDED, SETTINGS, RedisServer, one_cluster, one_server
-from tests.support.reports import CITY_ID
 
 pytestmark = NEEDED
 
 MOST_BYTES_A_REPORT = 300
 """What docs/operations.md says: bytes of Redis for a report of an open window, without sums."""
-KEYS = CityKeys(CITY_ID.hex())
 DANGEROUS = [
     ("appendonly", "no"),
     ("appendfsync", "everysec"),
@@ -43,16 +39,6 @@ DANGEROUS = [
     ("maxmemory-policy", "allkeys-lru"),
     ("maxmemory-policy", "volatile-ttl"),
 ]
-
-
-@contextmanager
-def setting(client: Any, name: str, value: str) -> Iterator[None]:
-    before = client.config_get(name)[name]
-    client.config_set(name, value)
-    try:
-        yield
-    finally:
-        client.config_set(name, before)
 
 
 @pytest.mark.parametrize(("name", "value"), DANGEROUS)
