@@ -7,12 +7,15 @@ import random
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from gridveil.protocol.ciphertext import Residues, add
 from gridveil.protocol.parameter_sets import parameter_set
 from gridveil.protocol.release import ENTRY_BYTES
+from gridveil_services.aggregator.config import RedisConfig
 from gridveil_services.aggregator.store.database import Database
 from gridveil_services.aggregator.store.documents import SqliteDocuments
 from gridveil_services.aggregator.store.interface import (
@@ -22,8 +25,17 @@ from gridveil_services.aggregator.store.interface import (
     StoredReport,
     Window,
 )
+from gridveil_services.aggregator.store.redis.store import RedisStore
 from gridveil_services.aggregator.store.schema import SCHEMA
 from gridveil_services.aggregator.store.sqlite import SqliteStore
+from tests.support.redis_servers import (
+    NEEDED,
+    RedisCluster,
+    RedisServer,
+    one_cluster,
+    one_server,
+)
+from tests.support.reports import CITY_ID
 
 CRYPTO = parameter_set("ckks-2048")
 SLOTS = 64
@@ -41,26 +53,69 @@ class SqliteHarness:
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.path = folder / "store" / "aggregator.db"
+        self.database: Database | None = None
         self.on_failure = on_failure
         self.reopen(max_bytes)
 
     def reopen(self, max_bytes: int | None = None) -> None:
         """As after a restart."""
         self.close()
-        self.database: Database | None = Database(
-            self.path, SCHEMA, max_bytes=max_bytes, on_failure=self.on_failure
-        )
+        self.database = Database(self.path, SCHEMA, max_bytes=max_bytes, on_failure=self.on_failure)
         self.store: Store = SqliteStore(self.database)
         self.documents: Documents = SqliteDocuments(self.database)
 
     def close(self) -> None:
-        if getattr(self, "database", None) is not None:
-            assert self.database is not None
+        if self.database is not None:
             self.database.close()
         self.database = None
 
 
-HARNESSES = {"sqlite": SqliteHarness}
+class RedisHarness(SqliteHarness):
+    """A Redis store on servers that nobody else uses; they live on, emptied, after it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        servers: RedisServer | RedisCluster | None = None,
+        config: RedisConfig | None = None,
+    ) -> None:
+        """On the single server of this run, or on ``servers``, reached as ``config`` says."""
+        self.servers = one_server() if servers is None else servers
+        self.config = config or self.servers.config
+        for client in self.clients:
+            client.flushall()
+        super().__init__(folder)
+
+    @property
+    def clients(self) -> list[Any]:
+        """A client of every server."""
+        if isinstance(self.servers, RedisServer):
+            return [self.servers.client]
+        return [server.client for server in self.servers.servers]
+
+    def reopen(self, max_bytes: int | None = None) -> None:
+        super().reopen(max_bytes)
+        assert self.database is not None
+        self.redis = RedisStore.open(self.config, self.database, CITY_ID)
+        self.store = self.redis
+
+    def close(self) -> None:
+        if self.database is not None:
+            self.redis.close()
+        self.close_database()
+
+    def close_database(self) -> None:
+        """All there is to close where the store did not open."""
+        super().close()
+
+
+HARNESSES: dict[str, Callable[[Path], SqliteHarness]] = {
+    "sqlite": SqliteHarness,
+    "redis": RedisHarness,
+    "redis-cluster": lambda folder: RedisHarness(folder, one_cluster()),
+}
+KINDS = [pytest.param(kind, marks=[NEEDED] * kind.startswith("redis")) for kind in HARNESSES]
+"""The same as parameters of a test."""
 
 
 def make_window(start: int = START, **changes: object) -> Window:

@@ -28,6 +28,7 @@ from gridveil_services.aggregator.store.interface import (
 from tests.contract.stores import (
     CRYPTO,
     HARNESSES,
+    KINDS,
     LENGTH,
     START,
     SqliteHarness,
@@ -38,7 +39,7 @@ from tests.contract.stores import (
 from tests.support.reports import city_policy
 
 
-@pytest.fixture(params=HARNESSES)
+@pytest.fixture(params=KINDS)
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqliteHarness]:
     made = HARNESSES[request.param](tmp_path)
     made.store.open_window(make_window())
@@ -377,7 +378,7 @@ steps = st.lists(
 )
 
 
-@pytest.mark.parametrize("kind", HARNESSES)
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=steps)
 def test_any_grouping_and_restarts_give_the_sum_of_the_accepted_set(

@@ -29,7 +29,7 @@ from gridveil.protocol.v1 import aggregator_pb2, aggregator_pb2_grpc, report_pb2
 from gridveil.transport import connect, from_rpc_error
 from gridveil_services.aggregator.city import City, Roster, SignedParameters
 from gridveil_services.aggregator.committer import Committer
-from gridveil_services.aggregator.config import AggregatorConfig
+from gridveil_services.aggregator.config import AggregatorConfig, RedisConfig
 from gridveil_services.aggregator.follower import plan_window
 from gridveil_services.aggregator.ingest import Answer, Ingest
 from gridveil_services.aggregator.serve import STORE_FILE, Aggregator
@@ -140,7 +140,13 @@ class LocalCity:
     @classmethod
     @contextmanager
     def create(
-        cls, folder: Path, *, meters: int = 12, start: float = WINDOW - 10.0, **options: Any
+        cls,
+        folder: Path,
+        *,
+        meters: int = 12,
+        start: float = WINDOW - 10.0,
+        redis: RedisConfig | None = None,
+        **options: Any,
     ) -> Iterator[Self]:
         """A city whose meters are enrolled from the window after ``start`` on."""
         from gridveil_services.demo.processes import free_addresses
@@ -151,6 +157,7 @@ class LocalCity:
         made = replace(usual, **options)
         paths = create_city(folder / "city", replace(made, addresses=free_addresses()))
         city = cls(paths, make_members(meters), start)
+        city.aggregator_config = replace(city.aggregator_config, redis=redis)
         try:
             city.start_keyholder()
             if meters:

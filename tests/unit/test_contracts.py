@@ -20,11 +20,20 @@ DECODING = ("gridveil.protocol.decoding",)
 AGGREGATOR = ("gridveil_services.aggregator",)
 # A city without noise never loads what draws it.
 NOISE = ("opendp",)
+# An aggregator without Redis never loads its client.
+REDIS = ("redis", "gridveil_services.aggregator.store.redis")
 KEYHOLDER = ("gridveil_services.keyholder",)
 TOTALS = ("gridveil_services.totals",)
 
 ABSENT: dict[str, tuple[str, ...]] = {
-    "gridveil_services.aggregator.serve": (*HOMOMORPHIC, *DECODING, *NOISE, *KEYHOLDER, *TOTALS),
+    "gridveil_services.aggregator.serve": (
+        *HOMOMORPHIC,
+        *DECODING,
+        *NOISE,
+        *REDIS,
+        *KEYHOLDER,
+        *TOTALS,
+    ),
     "gridveil_services.totals.serve": (*HOMOMORPHIC, *DECODING, *NOISE, *KEYHOLDER, *AGGREGATOR),
     "gridveil_services.keyholder.serve": (*NOISE, *AGGREGATOR),
     "gridveil.operator": (*HOMOMORPHIC, *DECODING, *NOISE),
@@ -94,6 +103,8 @@ def test_contracts_hold() -> None:
         ),
         ("services/gridveil_services/keyholder", "import opendp.prelude", "noise"),
         ("services/gridveil_services/totals", "import opendp", "noise"),
+        ("services/gridveil_services/aggregator", "import redis", "redis"),
+        ("services/gridveil_services/aggregator/store", "from redis import Redis", "redis"),
         ("client/gridveil/protocol", "import opendp", "protocol"),
         ("client/gridveil/protocol", "import grpc", "protocol"),
         ("client/gridveil/protocol", "import gridveil.cli", "protocol"),

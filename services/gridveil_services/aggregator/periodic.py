@@ -9,10 +9,12 @@ from collections.abc import Callable
 import structlog
 
 from gridveil.clock import Clock
+from gridveil.protocol.errors import Unavailable
 
 _log = structlog.get_logger()
 
 _AFTER_A_DEFECT_S = 1.0
+_WHILE_UNAVAILABLE_S = 1.0
 _FIRST_RETRY_S = 0.2
 _LONGEST_RETRY_S = 15.0
 
@@ -45,6 +47,9 @@ class Periodic:
             self._woken.clear()
             try:
                 delay = self._step()
+            except Unavailable as error:
+                _log.warning("background work waits", thread=self._thread.name, reason=error.reason)
+                delay = _WHILE_UNAVAILABLE_S
             except Exception as error:
                 _log.error("background work failed", thread=self._thread.name, exc_info=error)
                 delay = _AFTER_A_DEFECT_S

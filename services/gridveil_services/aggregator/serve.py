@@ -25,7 +25,7 @@ from gridveil_services.aggregator.sealer import Sealer
 from gridveil_services.aggregator.service import AggregatorService, binding
 from gridveil_services.aggregator.store.database import Database
 from gridveil_services.aggregator.store.documents import SqliteDocuments
-from gridveil_services.aggregator.store.interface import Phase, StoreFailed
+from gridveil_services.aggregator.store.interface import Phase, Store, StoreFailed
 from gridveil_services.aggregator.store.schema import SCHEMA
 from gridveil_services.aggregator.store.sqlite import SqliteStore
 from gridveil_services.aggregator.upstream import KeyHolderClient
@@ -52,7 +52,7 @@ class Aggregator:
             on_failure: called once if the store fails; nothing is acknowledged afterwards.
 
         Raises:
-            StoreFailed: the store is damaged, of another kind, or in use.
+            StoreFailed: the store is damaged, of another kind, in use, or could lose data.
             NotAuthentic: KEY_NOT_PINNED if it was made for another city or key-holder.
         """
         with ExitStack() as opened:
@@ -63,7 +63,7 @@ class Aggregator:
                 on_failure=on_failure,
             )
             opened.callback(database.close)
-            self.store = SqliteStore(database)
+            self.store = _store(config, database, opened)
             self.documents = SqliteDocuments(database)
             self.city = load_city(self.documents, config.city_id, config.identity_key)
             self.committer = opened.enter_context(Committer(self.store, clock))
@@ -180,6 +180,17 @@ def serve(config: AggregatorConfig, clock: Clock) -> None:
         run_until_signal(aggregator.server, on_drain=aggregator.stop_background)
     if failed.is_set():
         raise StoreFailed("the store has failed")
+
+
+def _store(config: AggregatorConfig, database: Database, opened: ExitStack) -> Store:
+    """Windows in the aggregator's own file, or in Redis; only then is its client loaded."""
+    if config.redis is None:
+        return SqliteStore(database)
+    from gridveil_services.aggregator.store.redis.store import RedisStore
+
+    store = RedisStore.open(config.redis, database, config.city_id)
+    opened.callback(store.close)
+    return store
 
 
 def _options(config: AggregatorConfig) -> ServerOptions:

@@ -192,6 +192,9 @@ class Store(Protocol):
         not at all; batches of one call may share that step. Whoever is told :class:`Committed`
         will find the report after any crash. A meter has at most one report a window: earlier
         batches of the same call count.
+
+        Raises:
+            Unavailable: some of the batches may be stored; trying again tells.
         """
         ...
 
@@ -232,7 +235,7 @@ class Store(Protocol):
         ...
 
     def entries_after(self, start: int, after: int) -> tuple[bytes, int]:
-        """Entries of a window that is not settled, in the order they were committed.
+        """Entries of a window that is not settled; those of a lane in the order of their commits.
 
         Args:
             start: the window.

@@ -1,0 +1,1 @@
+"""The store in Redis: the only package that imports redis-py."""
