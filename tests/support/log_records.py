@@ -5,6 +5,7 @@ from __future__ import annotations
 from nacl.signing import SigningKey
 
 from gridveil.protocol.city import CityPolicy
+from gridveil.protocol.release import RegisterTotal, Total, TotalNoise
 from gridveil.protocol.v1.log_pb2 import (
     DestructionCause,
     EpochCreated,
@@ -85,3 +86,24 @@ def lawful_log(policy: CityPolicy, key: SigningKey, window: int) -> list[LogReco
         expired(window + 1800),
         epoch_destroyed(first),
     ]
+
+
+def bare_total(window: int, digest: bytes, added: TotalNoise | None = None) -> Total:
+    """A total of a release with this digest, lawful by itself; nothing opens it."""
+    return Total(
+        city_id=bytes(16),
+        epoch_id=bytes(16),
+        parameters_digest=bytes(32),
+        window_start=window,
+        window_length=900,
+        roster_version=1,
+        enrolled=100,
+        count=100,
+        lanes=1,
+        left_out=(),
+        release_digest=digest,
+        entries_root=bytes(32),
+        registers=(RegisterTotal("import_wh", "Wh", 5),),
+        blinding=bytes(32),
+        added=added,
+    )

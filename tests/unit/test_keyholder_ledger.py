@@ -10,12 +10,12 @@ from nacl.signing import SigningKey
 
 from gridveil.clock import ManualClock
 from gridveil.protocol.errors import Conflict, IntegrityLost, Reason, Unavailable
-from gridveil.protocol.release import RegisterTotal, Total
 from gridveil.protocol.v1.log_pb2 import LogRecord, ReleaseIntent, WindowRefused
 from gridveil_services.keyholder.ledger import Ledger
 from gridveil_services.keyholder.policy import Status
 from gridveil_services.releaselog.signing import LogSigner
 from gridveil_services.releaselog.writer import LogWriter
+from tests.support.log_records import bare_total
 
 ONE, OTHER = bytes([1] * 32), bytes([2] * 32)
 W = 900
@@ -27,22 +27,7 @@ def open_ledger(folder: Path) -> Ledger:
 
 
 def total(window: int, digest: bytes) -> bytes:
-    return Total(
-        city_id=bytes(16),
-        epoch_id=bytes(16),
-        parameters_digest=bytes(32),
-        window_start=window,
-        window_length=900,
-        roster_version=1,
-        enrolled=100,
-        count=100,
-        lanes=1,
-        left_out=(),
-        release_digest=digest,
-        entries_root=bytes(32),
-        registers=(RegisterTotal("import_wh", "Wh", 5),),
-        blinding=bytes(32),
-    ).encode()
+    return bare_total(window, digest).encode()
 
 
 @pytest.fixture

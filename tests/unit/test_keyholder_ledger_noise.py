@@ -12,12 +12,13 @@ from gridveil.clock import ManualClock
 from gridveil.protocol.commitment import Generators
 from gridveil.protocol.errors import GridveilError, IntegrityLost, Reason
 from gridveil.protocol.noise import Mechanism, Noise, NoiseClaim, NoisePolicy, Spent
-from gridveil.protocol.release import RegisterTotal, Total, TotalNoise
+from gridveil.protocol.release import TotalNoise
 from gridveil.protocol.v1.log_pb2 import LogRecord, ReleaseIntent, WindowRefused
 from gridveil_services.keyholder.ledger import Ledger
 from gridveil_services.keyholder.policy import Status
 from gridveil_services.releaselog.signing import LogSigner
 from gridveil_services.releaselog.writer import LogWriter
+from tests.support.log_records import bare_total
 
 DIGEST = bytes([1] * 32)
 MIDNIGHT = 20_000 * 86_400
@@ -44,23 +45,8 @@ def claim(ledger: Ledger, window: int, noise: NoiseClaim = LAPLACE) -> None:
 
 
 def released(ledger: Ledger, window: int, noise: Noise | None) -> None:
-    total = Total(
-        city_id=bytes(16),
-        epoch_id=bytes(16),
-        parameters_digest=bytes(32),
-        window_start=window,
-        window_length=900,
-        roster_version=1,
-        enrolled=100,
-        count=100,
-        lanes=1,
-        left_out=(),
-        release_digest=DIGEST,
-        entries_root=bytes(32),
-        registers=(RegisterTotal("import_wh", "Wh", 5),),
-        blinding=bytes(32),
-        added=TotalNoise(noise, POINT) if noise else None,
-    )
+    added = TotalNoise(noise, POINT) if noise else None
+    total = bare_total(window, DIGEST, added)
     ledger.released(window, total.encode(), bytes(64))
 
 
