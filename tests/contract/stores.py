@@ -79,12 +79,18 @@ class RedisHarness(SqliteHarness):
         folder: Path,
         servers: RedisServer | RedisCluster | None = None,
         config: RedisConfig | None = None,
+        *,
+        fresh: bool = True,
+        now: float = 1.0,
     ) -> None:
-        """On the single server of this run, or on ``servers``, reached as ``config`` says."""
+        """On the single server of this run, or on ``servers``, reached as ``config`` says.
+
+        ``fresh``: emptied before; not, to be one more aggregator.
+        """
         self.servers = one_server() if servers is None else servers
         self.config = config or self.servers.config
-        self.clock = ManualClock(1.0)
-        for client in self.clients:
+        self.clock = ManualClock(now)
+        for client in self.clients if fresh else ():
             client.flushall()
         super().__init__(folder)
 
