@@ -70,16 +70,15 @@ class Replica:
             repr(now),
             str(CLOCK_KEPT_MS),
         )
-        ((word, stamp, flat),) = self.servers.write([call])
-        others = {
-            name.decode(): said.decode() for name, said in zip(flat[::2], flat[1::2], strict=True)
-        }
+        ((said, stamp, flat),) = self.servers.write([call])
+        words = [word.decode() for word in flat]
+        others = dict(zip(words[::2], words[1::2], strict=True))
         others.pop(self.name, None)
         differed = self.clock_differs
         self.clock_differs = differs(now, told(others), int(stamp), 1 / self.clock.real(1.0))
         if self.clock_differs and not differed:
             _log.error("the clocks of the aggregators differ", limit_s=MOST_SKEW_S)
-        self.leads = word == b"done" and not self.clock_differs
+        self.leads = said == b"done" and not self.clock_differs
         return self.leads
 
     def resign(self) -> None:
