@@ -42,7 +42,7 @@ demo: $(SYNCED) ## Run a whole city on this machine (DEMO_ARGS="...")
 	$(BIN)/gridveil demo $(DEMO_ARGS)
 
 test: $(SYNCED) ## Run the tests, two files at a time (WORKERS=2 PYTEST_ARGS="...")
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(SYNCED) ## Linters, types, architecture, and generated files against their sources
 	$(BIN)/ruff check

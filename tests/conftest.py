@@ -21,6 +21,16 @@ def in_ci() -> bool:
     return os.environ.get("CI") == "true"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the files of long tests where several processes share the work.
+
+    Short files are left for the end, so that all processes end at about the same time.
+    """
+    if hasattr(config, "workerinput"):
+        long = {item.path for item in items if item.get_closest_marker("long")}
+        items.sort(key=lambda item: item.path not in long)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Hold `@pytest.mark.requires_tool("strace", "apt-get install strace")`.
 

@@ -41,6 +41,8 @@ from tests.support.ports import spare_addresses
 from tests.support.receiver import Certificates
 from tests.support.reports import BuiltRelease, make_members
 
+pytestmark = pytest.mark.long
+
 BUDGET = 2
 ALARM = "locked: too many windows were refused"
 TIMEOUT_S = 30.0

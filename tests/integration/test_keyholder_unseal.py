@@ -16,6 +16,8 @@ from gridveil_services.bootstrap.city import CityOptions, create_city
 from gridveil_services.bootstrap.layout import CityPaths
 from tests.support.ports import spare_addresses
 
+pytestmark = pytest.mark.long
+
 PATIENCE_S = 60
 
 
