@@ -5,6 +5,8 @@ from __future__ import annotations
 from tests.adversary.mutant import Attacks, Edit, Mutant, mutant
 
 _CUTS = "test_power_cuts.py"
+_KILLS = "test_killed_store.py"
+_TWICE = "lost, torn or counted twice after a kill"
 _LOST = "lost or half there after a power cut"
 _STORE = "services/gridveil_services/aggregator/store"
 _LOG = "services/gridveil_services/releaselog"
@@ -39,6 +41,14 @@ STORED_MUTANTS: dict[str, Mutant] = {
         _CUTS,
         "acknowledged and store",
         _LOST,
+    ),
+    "a meter's second report is added, too": mutant(
+        f"{_STORE}/sqlite.py",
+        "            if known := receipts.keys() & meters:\n",
+        "            if known := receipts.keys() & set[bytes]():\n",
+        _KILLS,
+        "kills_lose",
+        _TWICE,
     ),
     "the outbox syncs at checkpoints only": Mutant(
         (
