@@ -25,13 +25,14 @@ WORKERS ?= 2
 BENCH_ARGS ?=
 CRASHES ?= 1000
 MUTATIONS ?= 100000
+TORTURE_ARGS ?= --length $(or $(GRIDVEIL_TORTURE),short)
 
 # The environment is always this one, whatever the caller has activated.
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
-.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench mutants mutants-list crashes mutations clean
+.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench mutants mutants-list crashes mutations torture clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -84,6 +85,9 @@ crashes: $(SYNCED) ## Kill the key-holder CRASHES times in the midst of releases
 mutations: $(SYNCED) ## Send every service MUTATIONS spoilt calls
 	GRIDVEIL_MUTATIONS=$(MUTATIONS) $(BIN)/python -m pytest -q --timeout 14400 \
 	  tests/integration/test_mutations.py tests/integration/test_mutations_witness.py $(PYTEST_ARGS)
+
+torture: $(SYNCED) ## Inject faults in large numbers (TORTURE_ARGS="--length long --report docs/reliability.md")
+	$(BIN)/python -m tests.torture $(TORTURE_ARGS)
 
 clean: ## Remove the environments and all caches
 	rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
