@@ -8,7 +8,7 @@ same file pins which windows were opened (:mod:`.pins`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -140,11 +140,16 @@ class RedisStore:
         markers = self._lanes.markers(window)
         return sum(marker.reports for marker in markers if marker is not None)
 
-    def known(self, start: int, meter_ids: Sequence[bytes]) -> Mapping[bytes, StoredReceipt]:
+    def known(
+        self,
+        start: int,
+        meter_ids: Sequence[bytes],
+        lane_of: Callable[[bytes], int] | None = None,
+    ) -> Mapping[bytes, StoredReceipt]:
         window = self._windows.get(start)
         if window is None or not meter_ids:
             return {}
-        found = self._lanes.known(window, meter_ids)
+        found = self._lanes.known(window, meter_ids, lane_of)
         self._confirm((start, lane) for lane in found)
         return {meter: held for of_lane in found.values() for meter, held in of_lane.items()}
 
