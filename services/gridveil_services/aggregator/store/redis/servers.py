@@ -153,12 +153,37 @@ class Servers:
 
     def _send(self, client: Redis, calls: Sequence[Call], *, writes: bool) -> list[Any]:
         """All on one connection: WAIT is about what its own connection wrote."""
+        together = writes and self._may_share_sync(calls)
+        commands: list[tuple[str | int | bytes, ...]] = [call.command for call in calls]
+        if together:
+            commands = [("MULTI",), *commands, ("EXEC",)]
         pipeline: Any = client.pipeline(transaction=False)
-        for call in calls:
-            pipeline.execute_command(*call.command)
+        for command in commands:
+            pipeline.execute_command(*command)
         if writes and self.replicas:
             pipeline.execute_command("WAIT", self.replicas, WAIT_MS)
-        return list(pipeline.execute(raise_on_error=False))
+        answers = list(pipeline.execute(raise_on_error=False))
+        if not together:
+            return answers
+        return [*_executed(answers[: len(commands)]), *answers[len(commands) :]]
+
+    def _may_share_sync(self, calls: Sequence[Call]) -> bool:
+        """Whether all may be executed in one go, and so be synced once.
+
+        A server syncs whenever it has executed what it read at once, some 32 kB, hence a lane or
+        two. In a cluster a transaction is of one slot. Scripts fail each by itself.
+        """
+        scripts = all(call.command[0] == "EVAL" for call in calls)
+        return scripts and len(calls) > 1 and self._single is not None
+
+
+def _executed(answers: Sequence[Any]) -> list[Any]:
+    """What EXEC answered; the first error if it was not executed."""
+    *queued, executed = answers
+    for answer in (*queued, executed):
+        if isinstance(answer, Exception):
+            raise answer
+    return list(executed)
 
 
 def _options(config: RedisConfig) -> dict[str, Any]:
