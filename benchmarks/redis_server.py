@@ -16,6 +16,7 @@ from benchmarks.load import START_S
 from benchmarks.measure import pinned
 from gridveil_services.aggregator.config import RedisConfig
 
+PROGRAM = "redis-server"
 HOST = "127.0.0.1"
 SETTINGS = {
     "save": "",
@@ -45,7 +46,7 @@ class RedisProcess:
 
 
 @contextmanager
-def redis_server(folder: Path, core: int | None) -> Iterator[RedisProcess]:
+def redis_server(folder: Path, core: int) -> Iterator[RedisProcess]:
     """A server with an empty folder of its own."""
     folder.mkdir()
     with socket.create_server((HOST, 0)) as spare:
@@ -54,7 +55,7 @@ def redis_server(folder: Path, core: int | None) -> Iterator[RedisProcess]:
     arguments = [part for name, value in settings.items() for part in ("--" + name, value)]
     with (folder / "output").open("ab") as output, pinned(core):
         child = subprocess.Popen(
-            ["redis-server", *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            [PROGRAM, *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
     try:
         _wait_for(port)

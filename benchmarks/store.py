@@ -41,6 +41,7 @@ from benchmarks.measure import (
     report,
 )
 from benchmarks.redis_server import RedisProcess, redis_server
+from gridveil.clock import ManualClock
 from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET, parameter_set
 from gridveil.protocol.release import ENTRY_BYTES
 from gridveil_services.aggregator.config import RedisConfig
@@ -158,16 +159,16 @@ class Bench:
         commit = self._cost(lambda: self._commit(placed))
         self._store.settle(start, Phase.POISONED)
         reports = shape.commits * shape.together / 1e6
-        return Cost(commit[0] / reports, known[0] / reports, commit[1] / reports, known[1] / reports)
+        return Cost(
+            commit[0] / reports, known[0] / reports, commit[1] / reports, known[1] / reports
+        )
 
     def _commit(self, placed: Sequence[Sequence[LaneBatch]]) -> None:
         for batches in placed:
             if self._store.commit(batches, 1) != [Committed(1)] * len(batches):
                 raise RuntimeError("not everything was committed")
 
-    def _look_up(
-        self, start: int, shape: Shape, commits: Sequence[Sequence[LaneBatch]]
-    ) -> None:
+    def _look_up(self, start: int, shape: Shape, commits: Sequence[Sequence[LaneBatch]]) -> None:
         """As the calls of a commit do, each for its reports."""
         for batches in commits:
             for at in range(0, len(batches), shape.lanes):
@@ -225,7 +226,8 @@ def _database(folder: Path) -> Iterator[Database]:
 @contextmanager
 def _redis_store(folder: Path, config: RedisConfig) -> Iterator[RedisStore]:
     with _database(folder) as database:
-        store = RedisStore.open(config, database, CITY_ID)
+        # Before every window: none may have taken reports before the server was seen.
+        store = RedisStore.open(config, database, CITY_ID, ManualClock(1.0))
         try:
             yield store
         finally:

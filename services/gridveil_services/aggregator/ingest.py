@@ -201,8 +201,10 @@ class Ingest:
     def _lanes(self, window_start: int) -> Callable[[bytes], int] | None:
         """Lanes of the window's reports; None if it is not known what it was opened under."""
         window = self._store.window(window_start)
-        serving = window and self._city.parameters.named(window.parameters_digest)
-        if window is None or serving is None:
+        if window is None:
+            return None
+        serving = self._city.parameters.named(window.parameters_digest)
+        if serving is None:
             return None
         epoch_id, count = serving.parameters.epoch.epoch_id, window.lanes
         return lambda meter_id: lane_of(epoch_id, window_start, meter_id, count)

@@ -56,7 +56,8 @@ COMMIT = (
     _HEAD
     + """
 -- KEYS: lane, journal, partials, receipts... ARGV: writer, sequence number, the one before,
--- parameters, partial sum, reports one after the other: index of the key (2 bytes), receipt, element
+-- parameters, partial sum, and one after the other of each report: number of the key that its
+-- receipt goes to (2 bytes), receipt (40), element (204)
 local lane = redis.call('HMGET', KEYS[1], 'sealed', 'parameters', 'count', 'capacity', 'digest')
 for i = 1, 5 do
   if not lane[i] then return {'lost'} end

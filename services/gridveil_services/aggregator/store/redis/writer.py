@@ -74,9 +74,7 @@ class LaneWriter:
         """Nobody knows whether the last call was, or will be, carried out."""
         self.name, self.sequence, self.count, self.total = _new_name(), 0, 0, None
 
-    def _values(
-        self, reports: Sequence[StoredReport], step: Step
-    ) -> tuple[list[int], bytes]:
+    def _values(self, reports: Sequence[StoredReport], step: Step) -> tuple[list[int], bytes]:
         """The buckets that receipts go to, and the reports as the script takes them apart."""
         split = buckets(self.window)
         places: dict[int, int] = {}
