@@ -39,6 +39,10 @@ class RedisProcess:
     def config(self) -> RedisConfig:
         return RedisConfig(((HOST, self.port),), cluster=False)
 
+    @property
+    def url(self) -> str:
+        return f"redis://{HOST}:{self.port}"
+
     def cpu_seconds(self) -> float:
         """User and system time so far, all threads."""
         times = self.process.cpu_times()

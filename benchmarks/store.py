@@ -1,14 +1,15 @@
 """What keeping windows in Redis costs beside SQLite: CPU a report of the aggregator's side.
 
 commit  `Store.commit` of made-up reports: groups of 32 in 1, 4 and 16 lanes, and of 2,048 in 16.
-known   `Store.known` for as many meters, which every call asks before.
-ingest  The whole path, as in benchmarks.ingest: SubmitReports, mutual TLS, signatures, and the
-        commit, with each store. A second number is that of redis-server itself.
+known   `Store.known` of as many meters in an empty window, which every call asks first.
+workers One process that commits groups of 32 in 4 lanes, and two that do so at the same time to
+        the same window of one Redis, each with a file of its own; CPU a report of both together.
+ingest  The whole path, as in benchmarks.ingest: SubmitReports of 128, mutual TLS, signatures, and
+        the commit, with each store; two cities side by side.
 
-The aggregator's side is the CPU time of the process that holds the store, with what the kernel does
-for it. Redis is a fresh server with an append-only file that is synced before every answer; it and
-the load are on core 1, the aggregator's side is on core 0. Two workers are two processes with a
-store each, which commit to the same window of the same server at the same time.
+Measured is the CPU time of the process that holds the store, with what the kernel does for it, and
+beside it that of redis-server. Redis is a fresh server that syncs its append-only file before every
+answer. It and the load are on core 1, what holds a store is on core 0.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.fleet import BATCH, Fleet, prebuilt
+from benchmarks.ingest import Target, gridveil_target
+from benchmarks.local_city import WINDOW, running_city
 from benchmarks.measure import (
     LOAD_CORE,
     SERVER_CORE,
@@ -89,7 +93,6 @@ SHAPES = {
     "32 reports, 16 lanes": Shape(1, 32, 16, 75),
     "2,048 reports, 16 lanes": Shape(16, 128, 16, 6),
 }
-GOAL = "32 reports, 1 lane"
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def _report(name: str) -> StoredReport:
     return StoredReport(meter_id, hashlib.sha256(entry).digest(), entry)
 
 
-def window(number: int, shape: Shape, workers: int = 1) -> Window:
+def window_of(number: int, shape: Shape, workers: int = 1) -> Window:
     """A window for one round."""
     start, meters = START + number * LENGTH, shape.commits * shape.together * workers
     return Window(
@@ -153,7 +156,7 @@ class Bench:
 
     def round(self, shape: Shape, number: int, commits: Sequence[Sequence[LaneBatch]]) -> Cost:
         """Look up and commit everything in a new window."""
-        start = self._store.open_window(window(number, shape)).start
+        start = self._store.open_window(window_of(number, shape)).start
         placed = [[batch._replace(window_start=start) for batch in batches] for batches in commits]
         known = self._cost(lambda: self._look_up(start, shape, commits))
         commit = self._cost(lambda: self._commit(placed))
@@ -173,9 +176,9 @@ class Bench:
         for batches in commits:
             for at in range(0, len(batches), shape.lanes):
                 lanes = {
-                    report.meter_id: batch.lane
+                    stored.meter_id: batch.lane
                     for batch in batches[at : at + shape.lanes]
-                    for report in batch.reports
+                    for stored in batch.reports
                 }
                 if self._store.known(start, list(lanes), lanes.__getitem__):
                     raise RuntimeError("a meter is known that has not reported")
@@ -239,23 +242,25 @@ def measure_workers(rounds: int, folder: Path) -> dict[int, list[float]]:
 
     Each commits as many reports. Both are on core 0, as the one is.
     """
-    found: dict[int, list[float]] = {1: [], 2: []}
-    with redis_server(folder / "shared", REDIS_CORE) as redis, pinned(SERVER_CORE):
-        with ExitStack() as stack:
-            workers = [
-                stack.enter_context(_worker(folder / f"worker-{at}", redis.config, at))
-                for at in range(2)
-            ]
-            with progress("two workers", (rounds + 1) * 2) as advance:
-                for number in range(rounds + 1):
-                    for count in found:
-                        for worker in workers[:count]:
-                            worker.send((number * 2 + count - 1, count))
-                        spent = [worker.recv() for worker in workers[:count]]
-                        if number:
-                            found[count].append(sum(spent) / count)
-                        advance(1)
-    return found
+    one: list[float] = []
+    two: list[float] = []
+    with ExitStack() as stack:
+        redis = stack.enter_context(redis_server(folder / "shared", REDIS_CORE))
+        stack.enter_context(pinned(SERVER_CORE))
+        workers = [
+            stack.enter_context(_worker(folder / f"worker-{at}", redis.config, at))
+            for at in range(2)
+        ]
+        advance = stack.enter_context(progress("two workers", (rounds + 1) * 2))
+        for number in range(rounds + 1):
+            for count, found in enumerate((one, two), 1):
+                for worker in workers[:count]:
+                    worker.send((number * 2 + count - 1, count))
+                spent = [worker.recv() for worker in workers[:count]]
+                if number:
+                    found.append(sum(spent) / count)
+                advance(1)
+    return {1: one, 2: two}
 
 
 @contextmanager
@@ -278,7 +283,7 @@ def _work(orders: Connection, folder: Path, config: RedisConfig, at: int) -> Non
     with _redis_store(folder, config) as store:
         while (order := orders.recv()) is not None:
             number, workers = order
-            start = store.open_window(window(number, shape, workers)).start
+            start = store.open_window(window_of(number, shape, workers)).start
             placed = [[b._replace(window_start=start) for b in batches] for batches in commits]
             before = time.process_time()
             for batches in placed:
@@ -286,3 +291,111 @@ def _work(orders: Connection, folder: Path, config: RedisConfig, at: int) -> Non
                     raise RuntimeError("not everything was committed")
             spent = time.process_time() - before
             orders.send(spent / shape.commits / shape.together * 1e6)
+
+
+def measure_ingest(rounds: int, batches: int, folder: Path) -> dict[str, list[float]]:
+    """Server CPU a report of the whole path, by store; of redis-server too."""
+    fleet, count = Fleet(os.urandom(16)), (rounds + 1) * batches * BATCH
+    options = argparse.Namespace(batches=batches, connections=4)
+    found: dict[str, list[float]] = {"sqlite": [], "redis": [], "redis-server": []}
+    with ExitStack() as stack:
+        redis = stack.enter_context(redis_server(folder / "ingest", REDIS_CORE))
+        targets = {
+            "sqlite": _target(stack, folder / "sqlite", fleet, count, options, None),
+            "redis": _target(stack, folder / "of-redis", fleet, count, options, redis.url),
+        }
+        stack.enter_context(pinned(LOAD_CORE))
+        advance = stack.enter_context(progress("whole path", (rounds + 1) * 2))
+        for number in range(rounds + 1):
+            for name, target in targets.items():
+                before = redis.cpu_seconds()
+                load = target.run(number)
+                if number:
+                    found[name].append(load.cpu_us)
+                if number and name == "redis":
+                    spent = redis.cpu_seconds() - before
+                    found["redis-server"].append(spent / load.reports * 1e6)
+                advance(1)
+    return found
+
+
+def _target(
+    stack: ExitStack,
+    folder: Path,
+    fleet: Fleet,
+    count: int,
+    options: argparse.Namespace,
+    redis: str | None,
+) -> Target:
+    folder.mkdir()
+    city = stack.enter_context(
+        running_city(
+            folder,
+            fleet,
+            count + 1,
+            aggregator_core=SERVER_CORE,
+            other_core=LOAD_CORE,
+            redis=redis,
+        )
+    )
+    return gridveil_target(city, prebuilt(fleet, city.parameters, WINDOW, count), options)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    made = parser(__doc__, rounds=7)
+    made.add_argument("--batches", type=int, default=40, help="calls of 128 a round (default 40)")
+    options = made.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="gridveil-store-") as folder:
+        costs = measure_commits(options.rounds, Path(folder))
+        workers = measure_workers(options.rounds, Path(folder))
+        ingest = measure_ingest(options.rounds, options.batches, Path(folder))
+    over = {
+        name: ratios([c.commit for c in by["redis"]], [c.commit for c in by["sqlite"]])
+        for name, by in costs.items()
+    }
+    over["two workers / one"] = ratios(workers[2], workers[1])
+    over["whole path"] = ratios(ingest["redis"], ingest["sqlite"])
+    goals = [
+        *(Goal(f"Redis / SQLite, {name}", over[name].median, MOST_TO_SQLITE) for name in SHAPES),
+        Goal("two workers / one", over["two workers / one"].median, MOST_FOR_TWO),
+    ]
+    figures = {
+        "commits_cpu_us": {
+            name: {store: _spreads(found) for store, found in by.items()}
+            for name, by in costs.items()
+        },
+        "workers_cpu_us": {str(count): Spread.of(found) for count, found in workers.items()},
+        "ingest_cpu_us": {name: Spread.of(found) for name, found in ingest.items()},
+        "ratios": over,
+    }
+    return report(options, "store", _lines(costs, workers, ingest, over), goals, figures)
+
+
+def _spreads(costs: Sequence[Cost]) -> dict[str, Spread]:
+    return {
+        part.name: Spread.of([getattr(cost, part.name) for cost in costs]) for part in fields(Cost)
+    }
+
+
+def _lines(
+    costs: Costs,
+    workers: dict[int, list[float]],
+    ingest: dict[str, list[float]],
+    over: dict[str, Spread],
+) -> list[str]:
+    lines = ["CPU, us a report"]
+    for name, by in costs.items():
+        for store, found in by.items():
+            lines += [
+                f"{name:<26}{store:<8}{part:<14}{spread.show(1)}"
+                for part, spread in _spreads(found).items()
+                if store == "redis" or not part.startswith("redis")
+            ]
+    lines += [f"{count} of 2 workers{'':<34}{Spread.of(w).show(1)}" for count, w in workers.items()]
+    lines += [f"whole path{'':<16}{n:<22}{Spread.of(found).show(1)}" for n, found in ingest.items()]
+    return lines + [f"{name:<48}{spread.show()}" for name, spread in over.items()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

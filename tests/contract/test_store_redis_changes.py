@@ -64,7 +64,7 @@ class TestSettings:
             setting(one_server().client, "appendfsync", "everysec"),
             pytest.raises(StoreFailed, match="appendfsync is not always"),
         ):
-            harness.store.known(START, [metername_of(1)])
+            harness.store.known(START, [meter_id(1)])
 
     def test_a_start_afterwards_finds_the_reports_that_were_acknowledged(
         self, harness: RedisHarness
