@@ -103,8 +103,13 @@ def running_city(
     if redis is not None:
         with paths.config("aggregator").open("a") as config:
             config.write(f'\n[redis]\nurl = "{redis}"\n')
-    with _service(paths, "keyholder", NOON + 1 - time.time(), other_core):
+    early = NOON + 1 - time.time()
+    with _service(paths, "keyholder", early, other_core):
         _enrol(paths, fleet, meters)
+        if redis is not None:
+            # A window that opened before the aggregator first saw its Redis is not believed in.
+            with _service(paths, "aggregator", early, aggregator_core):
+                pass
     ahead = WINDOW + LENGTH + 1 - time.time()
     with ExitStack() as stack:
         keyholder = stack.enter_context(_service(paths, "keyholder", ahead, other_core))

@@ -160,7 +160,8 @@ class Bench:
         placed = [[batch._replace(window_start=start) for batch in batches] for batches in commits]
         known = self._cost(lambda: self._look_up(start, shape, commits))
         commit = self._cost(lambda: self._commit(placed))
-        self._store.settle(start, Phase.POISONED)
+        self._store.seal(start)
+        self._store.settle(start, Phase.EXPIRED)
         reports = shape.commits * shape.together / 1e6
         return Cost(
             commit[0] / reports, known[0] / reports, commit[1] / reports, known[1] / reports
