@@ -7,7 +7,7 @@ Memory changes only after the commit, so it never runs ahead of the disk.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import chain
 
@@ -153,7 +153,12 @@ class SqliteStore:
         rows = self._database.rows("SELECT count(*) FROM receipts WHERE window = ?", (start,))
         return int(rows[0][0])
 
-    def known(self, start: int, meter_ids: Sequence[bytes]) -> Mapping[bytes, StoredReceipt]:
+    def known(
+        self,
+        start: int,
+        meter_ids: Sequence[bytes],
+        lane_of: Callable[[bytes], int] | None = None,
+    ) -> Mapping[bytes, StoredReceipt]:
         held = self._open.get(start)
         if held is not None:
             receipts = held.receipts

@@ -21,7 +21,7 @@ from gridveil_services.aggregator.store.redis.admission import Step, next_step
 from gridveil_services.aggregator.store.redis.journal import Journal, Place
 from gridveil_services.aggregator.store.redis.keys import CityKeys
 from gridveil_services.aggregator.store.redis.lanes import receipts_in
-from gridveil_services.aggregator.store.redis.servers import Servers, script
+from gridveil_services.aggregator.store.redis.servers import Call, Servers, script
 from gridveil_services.aggregator.store.redis.writer import LaneWriter
 
 
@@ -106,13 +106,16 @@ class Commits:
 
     def confirm(self, lanes: Iterable[Place]) -> None:
         """Wait until what was found in these lanes is where it must be."""
-        if not self.servers.replicas:
-            return
-        doubtful = [lane for lane in lanes if lane in self._doubtful]
-        if doubtful:
-            keys = [self.keys.lane(*lane).lane for lane in doubtful]
-            self.servers.write([script(scripts.CONFIRM, [key]) for key in keys])
-            self._doubtful.difference_update(doubtful)
+        found = {lane: self.keys.lane(*lane).lane for lane in lanes}
+        doubtful = self._doubtful & found.keys() if self.servers.replicas else set()
+        # Even if there is nothing to wait for, the servers must be as they should.
+        calls = [
+            script(scripts.CONFIRM, [key]) if lane in doubtful else Call(key, ("PING",))
+            for lane, key in found.items()
+        ]
+        if calls:
+            self.servers.write(calls)
+            self._doubtful -= doubtful
 
     def _round(
         self, queues: Mapping[Place, _Queue], at_ms: int, outcomes: dict[int, Outcome]

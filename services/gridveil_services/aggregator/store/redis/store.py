@@ -9,7 +9,7 @@ this aggregator's journal of what it acknowledged (:mod:`.journal`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 
@@ -168,11 +168,16 @@ class RedisStore:
         markers = self._lanes.markers(window)
         return sum(marker.reports for marker in markers if marker is not None)
 
-    def known(self, start: int, meter_ids: Sequence[bytes]) -> Mapping[bytes, StoredReceipt]:
+    def known(
+        self,
+        start: int,
+        meter_ids: Sequence[bytes],
+        lane_of: Callable[[bytes], int] | None = None,
+    ) -> Mapping[bytes, StoredReceipt]:
         window = self._windows.get(start)
         if window is None or not meter_ids:
             return {}
-        found = self._lanes.known(window, meter_ids)
+        found = self._lanes.known(window, meter_ids, lane_of)
         self._commits.confirm((start, lane) for lane in found)
         if not window.phase.settled:
             # They are acknowledged again, perhaps by another aggregator than the first time.
