@@ -119,8 +119,8 @@ def run(seed: int, budget: int) -> Tally:
 
 KIND = Kind(
     "partitions of Redis",
-    "The same, while links are cut in network namespaces: a master is cut off from everybody, or all"
-    " servers from each other while both aggregators reach all of them.",
+    "The same, while links are cut in network namespaces: a master is cut off from everybody, or"
+    " all servers from each other while both aggregators reach all of them.",
     run,
     {"short": 5, "long": 30},
     tool="ip",
