@@ -23,6 +23,7 @@ from gridveil_services.aggregator.periodic import Periodic
 from gridveil_services.aggregator.releaser import Releaser
 from gridveil_services.aggregator.sealer import Sealer
 from gridveil_services.aggregator.service import AggregatorService, binding
+from gridveil_services.aggregator.sharing import Sharing
 from gridveil_services.aggregator.store.database import Database
 from gridveil_services.aggregator.store.documents import SqliteDocuments
 from gridveil_services.aggregator.store.interface import Phase, Store, StoreFailed
@@ -63,7 +64,7 @@ class Aggregator:
                 on_failure=on_failure,
             )
             opened.callback(database.close)
-            self.store = _store(config, database, opened)
+            self.store = _store(config, database, clock, opened)
             self.documents = SqliteDocuments(database)
             self.city = load_city(self.documents, config.city_id, config.identity_key)
             self.committer = opened.enter_context(Committer(self.store, clock))
@@ -106,9 +107,12 @@ class Aggregator:
         )
         self.forerunner = Forerunner(store, self._keyholder, clock)
         self._running_ahead = Periodic("forerunner", self.forerunner.step)
+        self.sharing = Sharing(store, committer, clock, self._releasing.wake)
         self._following = Periodic("follower", self.follower.step)
+        self._keeping_up = Periodic("sharing", self.sharing.step)
         self._sealing = Periodic("sealer", self.sealer.step)
         self._background = (
+            self._keeping_up,
             self._following,
             self._running_ahead,
             self._sealing,
@@ -153,7 +157,8 @@ class Aggregator:
     def _tell_poisoned(self) -> None:
         for window in self.store.windows():
             if window.phase is Phase.POISONED:
-                _log.error("what is stored of a window is not whole", window=window.start)
+                why = self.store.why_poisoned(window.start)
+                _log.error("what is stored of a window is not whole", window=window.start, why=why)
 
     def _tell_health(self) -> None:
         self.server.set_ready(self.follower.ready)
@@ -182,13 +187,13 @@ def serve(config: AggregatorConfig, clock: Clock) -> None:
         raise StoreFailed("the store has failed")
 
 
-def _store(config: AggregatorConfig, database: Database, opened: ExitStack) -> Store:
+def _store(config: AggregatorConfig, database: Database, clock: Clock, opened: ExitStack) -> Store:
     """Windows in the aggregator's own file, or in Redis; only then is its client loaded."""
     if config.redis is None:
         return SqliteStore(database)
     from gridveil_services.aggregator.store.redis.store import RedisStore
 
-    store = RedisStore.open(config.redis, database, config.city_id)
+    store = RedisStore.open(config.redis, database, config.city_id, clock)
     opened.callback(store.close)
     return store
 

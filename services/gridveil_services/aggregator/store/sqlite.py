@@ -107,7 +107,20 @@ class SqliteStore:
             if window.phase is Phase.OPEN:
                 self._load(window)
 
-    def open_window(self, window: Window) -> Window:
+    @property
+    def leads(self) -> bool:
+        return True  # No other process opens the file.
+
+    def follow(self) -> bool:
+        return True
+
+    def vouched(self, start: int) -> bool:
+        return True  # A receipt is given when the transaction that is read here is durable.
+
+    def why_poisoned(self, start: int) -> str:
+        return ""
+
+    def open_window(self, window: Window, opens: int | None = None) -> Window:
         if (held := self._windows.get(window.start)) is not None:
             return held
         if window.start <= self._forgotten:

@@ -67,12 +67,30 @@ class Lanes:
                 found.setdefault(lane, {}).update(receipts_in(answer))
         return found
 
-    def sums(self, window: Window, sealed: int, *, entries: bool) -> list[LaneSum]:
+    def receipts_of(
+        self, window: Window, lane: int, meter_ids: Sequence[bytes]
+    ) -> dict[bytes, StoredReceipt]:
+        """Receipts of those of the meters that have one in a lane."""
+        split, of_lane = buckets(window), self._keys.lane(window.start, lane)
+        calls = []
+        for at in range(0, len(meter_ids), MOST_IDS):
+            some = meter_ids[at : at + MOST_IDS]
+            keys = [of_lane.receipts(bucket_of(meter, split)) for meter in some]
+            calls.append(script(scripts.KNOWN, keys, *some))
+        found: dict[bytes, StoredReceipt] = {}
+        for answer in self._servers.read(calls):
+            found |= receipts_in(answer)
+        return found
+
+    def sums(
+        self, window: Window, sealed: int, expected: Sequence[Marker] | None, *, entries: bool
+    ) -> list[LaneSum]:
         """Sums of the lanes with a report, of a window sealed under this epoch.
 
         Args:
             window: a sealed or released one.
             sealed: its fencing epoch.
+            expected: the lanes' markers, where they were vouched for.
             entries: whether its entries must still be there.
         """
         sums = []
@@ -86,6 +104,8 @@ class Lanes:
                 ]
             )
             held = _sealed(_marker(marker), sealed)
+            if expected is not None and held != expected[lane]:
+                raise corrupt()
             if entries and length != held.reports:
                 raise corrupt()
             if held.reports:
@@ -93,10 +113,14 @@ class Lanes:
                 sums.append(LaneSum(lane, held.reports, to_bytes(total)))
         return sums
 
-    def entries(self, window: Window, lane: int, sealed: int) -> bytes:
+    def entries(
+        self, window: Window, lane: int, sealed: int, expected: Sequence[Marker] | None
+    ) -> bytes:
         """All entries of a sealed lane, ascending by meter id."""
         (answer,) = self._servers.read([self._marker_call(window.start, lane)])
         held = _sealed(_marker(answer), sealed)
+        if expected is not None and held != expected[lane]:
+            raise corrupt()
         elements = list(self._elements(window, lane, 0, held.reports))
         receipts = self._receipts(window, lane)
         digest = running_digest(first_digest(window.start, lane), elements, receipts)

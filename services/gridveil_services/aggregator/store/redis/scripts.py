@@ -30,10 +30,11 @@ return {'done'}
 OPEN_WINDOW = (
     _HEAD
     + """
--- KEYS: window. ARGV: facts, phase
+-- KEYS: window. ARGV: facts, phase, lineage, why it is poisoned or ''
 local held = redis.call('HMGET', KEYS[1], 'facts', 'phase')
 if held[1] and held[2] then return {'held', held[1], held[2]} end
-redis.call('HSET', KEYS[1], 'facts', ARGV[1], 'phase', ARGV[2], 'fence', '0', 'sealed', '0')
+redis.call('HSET', KEYS[1], 'facts', ARGV[1], 'phase', ARGV[2], 'fence', '0', 'sealed', '0',
+  'lineage', ARGV[3], 'why', ARGV[4])
 return {'done'}
 """
 )
@@ -42,8 +43,9 @@ return {'done'}
 MOVE_WINDOW = (
     _HEAD
     + """
--- KEYS: window. ARGV: facts, phase it must have
-if redis.call('HGET', KEYS[1], 'phase') ~= ARGV[2] then return {'other'} end
+-- KEYS: window. ARGV: facts, phase it must have, facts it must have
+local held = redis.call('HMGET', KEYS[1], 'phase', 'facts')
+if held[1] ~= ARGV[2] or held[2] ~= ARGV[3] then return {'other'} end
 redis.call('HSET', KEYS[1], 'facts', ARGV[1])
 return {'done'}
 """
@@ -154,15 +156,15 @@ return {'done'}
 SETTLE = (
     _HEAD
     + """
--- KEYS: window. ARGV: facts, final phase, token of this call, then phases it may have
+-- KEYS: window. ARGV: facts, final phase, token of this call, why, then phases it may have
 local held = redis.call('HMGET', KEYS[1], 'phase', 'settled')
 if held[2] == ARGV[3] then return {'done'} end
 local may = false
-for i = 4, #ARGV do
+for i = 5, #ARGV do
   may = may or (held[1] or '') == ARGV[i]
 end
 if not may then return {'other', held[1] or ''} end
-redis.call('HSET', KEYS[1], 'facts', ARGV[1], 'phase', ARGV[2], 'settled', ARGV[3])
+redis.call('HSET', KEYS[1], 'facts', ARGV[1], 'phase', ARGV[2], 'settled', ARGV[3], 'why', ARGV[4])
 return {'done'}
 """
 )
@@ -181,6 +183,69 @@ return {'done'}
 """
 )
 """Windows that start up to here never open again."""
+
+JOIN = (
+    _HEAD
+    + """
+-- KEYS: window. ARGV: name, then phases it may have
+local phase = redis.call('HGET', KEYS[1], 'phase')
+if not phase then return {'lost'} end
+for i = 2, #ARGV do
+  if phase == ARGV[i] then
+    redis.call('HSET', KEYS[1], 'r:' .. ARGV[1], '1')
+    return {'done'}
+  end
+end
+return {'other', phase}
+"""
+)
+"""An aggregator is about to acknowledge reports of a window."""
+
+VOUCH = (
+    _HEAD
+    + """
+-- KEYS: window. ARGV: name, phase it must have, fencing epoch, digest of what was sealed
+local held = redis.call('HMGET', KEYS[1], 'phase', 'sealed')
+if held[1] ~= ARGV[2] or held[2] ~= ARGV[3] then return {'other'} end
+redis.call('HSET', KEYS[1], 'v:' .. ARGV[1], ARGV[4])
+return {'done'}
+"""
+)
+"""An aggregator has found all that it acknowledged in what was sealed."""
+
+LEAD = (
+    _HEAD
+    + """
+-- KEYS: leader. ARGV: name, milliseconds
+local held = redis.call('GET', KEYS[1])
+if held and held ~= ARGV[1] then return {'other'} end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return {'done'}
+"""
+)
+"""Lead, or go on leading, for some time."""
+
+RESIGN = (
+    _HEAD
+    + """
+-- KEYS: leader. ARGV: name
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('UNLINK', KEYS[1]) end
+return {'done'}
+"""
+)
+
+SERVERS = (
+    _HEAD
+    + """
+-- KEYS: servers. ARGV: format, lineage, now in seconds
+local held = redis.call('HMGET', KEYS[1], 'format', 'lineage', 'since')
+if held[1] and held[1] ~= ARGV[1] then return {'other', held[1]} end
+if held[2] == ARGV[2] and held[3] then return {'done', held[3]} end
+redis.call('HSET', KEYS[1], 'format', ARGV[1], 'lineage', ARGV[2], 'since', ARGV[3])
+return {'done', ARGV[3]}
+"""
+)
+"""Since when the servers have been the same, without a restart or failover."""
 
 KNOWN = (
     _READ_ONLY

@@ -7,6 +7,7 @@ server that was restarted does not know them by their hash.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from gridveil_services.aggregator.store.redis.failures import (
     UNREACHED,
     ClientError,
     explained,
+    unavailable,
 )
 
 ANSWER_S = 5.0
@@ -88,14 +90,48 @@ class Servers:
         """The answers, in order."""
         return self._twice(calls, writes=False)
 
-    def write(self, calls: Sequence[Call]) -> list[Any]:
+    def write(self, calls: Sequence[Call], *, everywhere: bool = False) -> list[Any]:
         """The answers, in order, when what was done is durable.
+
+        Args:
+            calls: any of them may be carried out twice.
+            everywhere: wait for all replicas that are connected, if those are more than configured.
 
         Raises:
             NotReplicated: it was done, and may be lost with the server.
             Unavailable: some of it may have been done.
         """
-        return self._twice(calls, writes=True)
+        return self._twice(calls, writes=True, everywhere=everywhere)
+
+    def lineage(self) -> str:
+        """A digest that is another after any server was restarted, or a replica took over.
+
+        Raises:
+            Unavailable: not every server can be asked.
+        """
+        for again in (True, False):
+            try:
+                if (found := self._lineage()) is not None:
+                    return found
+                if self._cluster is not None:
+                    self._cluster.nodes_manager.initialize()
+            except UNREACHED as error:
+                if not again:
+                    raise explained(error, self.fail) from None
+            except ClientError as error:
+                raise explained(error, self.fail) from None
+        raise unavailable("the store changes its servers")
+
+    def _lineage(self) -> str | None:
+        """None if one of them is no master any more."""
+        told = []
+        for client in self.masters():
+            server: Any = client.info("server")
+            replication: Any = client.info("replication")
+            if replication["role"] != "master":
+                return None
+            told.append(f"{server['run_id']} {replication['master_replid']}")
+        return hashlib.sha256("\n".join(sorted(told)).encode()).hexdigest()
 
     def close(self) -> None:
         """Close all connections."""
@@ -108,11 +144,11 @@ class Servers:
         self._failed = True
         return self._on_defect(message)
 
-    def _twice(self, calls: Sequence[Call], *, writes: bool) -> list[Any]:
+    def _twice(self, calls: Sequence[Call], *, writes: bool, everywhere: bool = False) -> list[Any]:
         if self._failed:
             raise StoreFailed("the store has failed")
         try:
-            return self._once(calls, writes=writes)
+            return self._once(calls, writes=writes, everywhere=everywhere)
         except UNREACHED:
             pass  # Somebody else may serve the keys by now.
         except ClientError as error:
@@ -120,18 +156,19 @@ class Servers:
         try:
             if self._cluster is not None:
                 self._cluster.nodes_manager.initialize()
-            return self._once(calls, writes=writes)
+            return self._once(calls, writes=writes, everywhere=everywhere)
         except ClientError as error:
             raise explained(error, self.fail) from None
 
-    def _once(self, calls: Sequence[Call], *, writes: bool) -> list[Any]:
+    def _once(self, calls: Sequence[Call], *, writes: bool, everywhere: bool) -> list[Any]:
         answers: list[Any] = [None] * len(calls)
         replicated = True
         for client, places in self._by_server(calls):
-            found = self._send(client, [calls[place] for place in places], writes=writes)
-            if writes and self.replicas:
+            wanted = self._wanted(client, everywhere=everywhere) if writes else 0
+            found = self._send(client, [calls[place] for place in places], wanted)
+            if wanted:
                 reached = found.pop()
-                replicated &= isinstance(reached, int) and reached >= self.replicas
+                replicated &= isinstance(reached, int) and reached >= wanted
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
         for answer in answers:
@@ -151,13 +188,20 @@ class Servers:
             places.setdefault(node.name, (client, []))[1].append(place)
         return list(places.values())
 
-    def _send(self, client: Redis, calls: Sequence[Call], *, writes: bool) -> list[Any]:
+    def _wanted(self, client: Redis, *, everywhere: bool) -> int:
+        """How many replicas must have a write."""
+        if not everywhere:
+            return self.replicas
+        told: Any = client.info("replication")
+        return max(self.replicas, int(told["connected_slaves"]))
+
+    def _send(self, client: Redis, calls: Sequence[Call], replicas: int) -> list[Any]:
         """All on one connection: WAIT is about what its own connection wrote."""
         pipeline: Any = client.pipeline(transaction=False)
         for call in calls:
             pipeline.execute_command(*call.command)
-        if writes and self.replicas:
-            pipeline.execute_command("WAIT", self.replicas, WAIT_MS)
+        if replicas:
+            pipeline.execute_command("WAIT", replicas, WAIT_MS)
         return list(pipeline.execute(raise_on_error=False))
 
 
