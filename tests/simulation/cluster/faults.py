@@ -87,7 +87,8 @@ class Faults:
                 master.read_only = True
                 world.scheduler.at(world.now + lasts, heal)
             case "replica behind":
-                master.fall_behind(source.randrange(len(master.behind)))
+                number = source.randrange(len(master.behind))
+                master.fall_behind(number, linked=source.random() < 0.5)
                 world.scheduler.at(world.now + 4 * lasts, master.catch_up)
             case "failover":
                 if master.fail_over(source.randrange(len(master.behind))):

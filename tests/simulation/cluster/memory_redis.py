@@ -112,6 +112,8 @@ class Master:
         self._expires: dict[bytes, float] = {}
         self.behind: list[Data | None] = [None, None]
         """Of each replica what it has, or None if that is what the master has."""
+        self.linked = [True, True]
+        """Whether the master knows of each replica."""
         self.up = True
         self.loading = False
         self.full = False
@@ -129,13 +131,15 @@ class Master:
         """Replicas that have all there is."""
         return sum(held is None for held in self.behind)
 
-    def fall_behind(self, replica: int) -> None:
+    def fall_behind(self, replica: int, *, linked: bool) -> None:
         """From now on a replica gets nothing."""
         if self.behind[replica] is None:
             self.behind[replica] = copied(self.data)
+        self.linked[replica] = linked
 
     def catch_up(self) -> None:
         self.behind = [None for _ in self.behind]
+        self.linked = [True for _ in self.behind]
 
     def put_back(self, data: Data) -> None:
         """Earlier data, on a server that was not there before."""
@@ -174,7 +178,7 @@ class Master:
         return {
             "role": "slave" if self.read_only else "master",
             "master_replid": self.replication_id,
-            "connected_slaves": len(self.behind),
+            "connected_slaves": sum(self.linked),
         }
 
     def _check_may(self, name: str) -> None:

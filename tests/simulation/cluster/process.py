@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from gridveil_services.aggregator.ingest import Ingest
 from gridveil_services.aggregator.releaser import Releaser
 from gridveil_services.aggregator.sealer import Sealer
 from gridveil_services.aggregator.serve import STORE_FILE
+from gridveil_services.aggregator.sharing import Sharing
 from gridveil_services.aggregator.store.database import Database
 from gridveil_services.aggregator.store.documents import SqliteDocuments
 from gridveil_services.aggregator.store.redis.store import RedisStore
@@ -135,8 +135,7 @@ class Process:
             raise Killed
 
     def why_poisoned(self, start: int) -> str:
-        why: Callable[[int], str] | None = getattr(self.store, "why_poisoned", None)
-        return why(start) if why else "no reason kept"
+        return self.store.why_poisoned(start)
 
     def close(self) -> None:
         """For good."""
@@ -170,8 +169,7 @@ class Process:
         database = Database(self._folder / STORE_FILE, SCHEMA, on_failure=self._fail)
         self._database = database
         servers = SimulatedServers(world.network, self, world.profile.wait, database.fail)
-        more = [self.clock] if "clock" in inspect.signature(RedisStore).parameters else []
-        self.store = RedisStore(servers, database, CITY_ID, *more)
+        self.store = RedisStore(servers, database, CITY_ID, self.clock)
         documents = SqliteDocuments(database)
         identity = bytes(world.keyholder.identity.verify_key)
         city = load_city(documents, CITY_ID, identity)
@@ -199,7 +197,9 @@ class Process:
             on_sealed=lambda: self._soon("releaser"),
         )
         self.ingest = Ingest(city, self.store, committer, self.clock, self._on_gap)
+        sharing = Sharing(self.store, committer, self.clock, lambda: self._soon("releaser"))
         self._works: dict[str, Callable[[], float]] = {
+            "sharing": sharing.step,
             "follower": self.follower.step,
             "forerunner": Forerunner(self.store, keyholder, self.clock).step,
             "sealer": sealer.step,

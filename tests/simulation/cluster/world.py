@@ -79,7 +79,7 @@ class Profile:
         """As a seed wants it."""
         source = random.Random(f"profile {seed}")
         return cls(
-            processes=PROCESSES,
+            processes=source.choice([1, 2, 3, 3, 3]),
             masters=source.choice([1, 3]),
             wait=source.choice([0, 1, 2]),
             enrolled=source.choice([20, 20, 250]),
@@ -88,9 +88,6 @@ class Profile:
             call_faults=source.choice([0.0003, 0.001, 0.005]),
             switching=source.choice([0.01, 0.05, 0.3]),
         )
-
-
-PROCESSES = 1
 
 
 class World:
@@ -124,6 +121,7 @@ class World:
             for number in range(self.profile.processes)
         ]
         self._next = start
+        self.oracle.changed("first start")
         self.scheduler.at(self.now, self.faults.begin)
         for process in self.processes:
             self.scheduler.at(self.now, process.start)
