@@ -301,3 +301,19 @@ class TestLoss:
         client.hset(KEYS.servers, "format", "2")
         with pytest.raises(StoreFailed, match="another version"):
             RedisHarness(tmp_path / "two", fresh=False)
+
+
+def test_a_window_that_was_forgotten_stays_so_when_redis_is_put_back_to_before(
+    one: RedisHarness, client: Any
+) -> None:
+    """An old copy of Redis knows of windows that were released and deleted since."""
+    one.store.commit([batch([1, 2])], 77)
+    before = dumped(client)
+    one.store.seal(START)
+    one.store.vouched(START)
+    one.store.settle(START, Phase.RELEASED)
+    assert one.store.forget(START + 10 * LENGTH) == 1
+    put_back(client, before)
+    one.reopen()
+    assert one.store.window(START) is None
+    assert one.store.windows() == []

@@ -413,7 +413,8 @@ class RedisStore:
 
     def _load(self) -> None:
         pinned = self._pins.windows()
-        starts = self._remote.starts() | pinned.keys()
+        held = {start for start in self._remote.starts() if start > self._forgotten}
+        starts = held | pinned.keys()
         for start, record in sorted(self._remote.records(starts).items()):
             self._adopt(start, pinned.get(start), record)
 
