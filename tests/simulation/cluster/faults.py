@@ -64,6 +64,7 @@ class Faults:
                 process.pause(lasts)
             case "clock skewed":
                 process.clock.skew = source.choice(SKEWS_S)
+                world.scheduler.at(world.now + 4 * lasts, lambda: self._set_right(process))
             case "cut from Redis":
                 self._cut(process, master.name, lasts)
             case "cut from the key-holder":
@@ -122,6 +123,9 @@ class Faults:
 
     def _heal(self, master: Master) -> None:
         master.up, master.loading, master.full, master.read_only = True, False, False, False
+
+    def _set_right(self, process: Process) -> None:
+        process.clock.skew = 0.0
 
     def _keyholder_returns(self) -> None:
         self.world.keyholder.up = True

@@ -33,6 +33,8 @@ LENGTH = 900
 DAY = 86_400
 QUIET_S = 25 * 3600 + 1800
 """After the last fault: longer than a window may stay unsettled."""
+CALM_S = 3600
+"""In which everything is settled that does not have to wait to expire."""
 
 HARMLESS = {
     "process crashed": 4.0,
@@ -151,11 +153,22 @@ class World:
             self._plan_windows()
             self.scheduler.run(min(end, self._next))
 
-    def settle(self, seconds: float = QUIET_S) -> None:
+    def settle(self) -> None:
         """No more faults or reports: everything must come to its end."""
         self.faults.end()
-        self.scheduler.run(self.now + seconds)
+        last, latest = self.now, self.now + QUIET_S
+        self.scheduler.run(last + CALM_S)
+        while self.now < latest and self._unsettled(last):
+            self.scheduler.run(self.now + CALM_S)
         self.oracle.check_end([process for process in self.processes if process.serves])
+
+    def _unsettled(self, before: float) -> bool:
+        """Whether any window that was over by then waits for something."""
+        return any(
+            not process.serves
+            or any(w.end < before and not w.phase.settled for w in process.store.windows())
+            for process in self.processes
+        )
 
     def __enter__(self) -> Self:
         self._reproducible = _reproducible(self)
