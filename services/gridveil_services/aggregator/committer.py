@@ -122,11 +122,19 @@ class Committer:
                     return
                 if isinstance(self._queue[0], _Commit):
                     self._linger()
-                taken = self._take()
-            if isinstance(taken, _Action):
-                _resolve(taken.done, taken.action)
-            else:
-                self._commit_together(taken)
+            self.work_off_one()
+
+    def work_off_one(self) -> None:
+        """Carry out an action, or commit together what was handed in before the next one.
+
+        From one thread at a time; there must be something.
+        """
+        with self._changed:
+            taken = self._take()
+        if isinstance(taken, _Action):
+            _resolve(taken.done, taken.action)
+        else:
+            self._commit_together(taken)
 
     def _linger(self) -> None:
         """Wait for more, unless every call in progress waits in the queue already."""

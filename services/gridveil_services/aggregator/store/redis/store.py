@@ -73,7 +73,7 @@ class RedisStore:
             self._windows,
             self.window,
             self._journal,
-            self._poison,
+            self._give_up,
             self._realign,
         )
         self._replica = Replica(
@@ -222,7 +222,7 @@ class RedisStore:
             return False
         epoch = self._remote.seal(window, self._commits.writers_of(start))
         if epoch is None:
-            self._poison(start, "a lane is gone, or less far than it was")
+            self._give_up(start, "a lane is gone, or less far than it was")
         if not epoch:
             self._look_again(start, self._remote.record(start))
             return False
@@ -281,8 +281,8 @@ class RedisStore:
         if window is None or window.phase not in before:
             return False
         if poisons:
-            self._poison(start, self._why.get(start, "what is stored is not whole"))
-            return True
+            self._give_up(start, self._why.get(start, "what is stored is not whole"))
+            return self._windows[start].phase is Phase.POISONED
         settled = replace(window, phase=phase)
         if not self._remote.settle(settled, before):
             self._look_again(start, self._remote.record(start))
@@ -325,7 +325,7 @@ class RedisStore:
         """Whoever led before may have stopped while a window came under other parameters."""
         for window in self.windows():
             if window.phase is Phase.OPEN and not self._remote.align(window):
-                self._poison(window.start, "a lane is gone")
+                self._give_up(window.start, "a lane is gone")
 
     def _keep(self, window: Window) -> None:
         if self._windows.get(window.start) != window:
@@ -365,6 +365,16 @@ class RedisStore:
             self._remote.settle(window, (Phase.OPEN, Phase.SEALED), missing=True, why=why)
         self._clean()
         return window
+
+    def _give_up(self, start: int, why: str) -> Window:
+        """Poison a window of which something is gone, unless that is because others settled it.
+
+        Raises:
+            Unavailable: it cannot be asked just now.
+        """
+        self._look_again(start, self._remote.record(start))
+        window = self._windows[start]
+        return window if window.phase.settled else self._poison(start, why)
 
     def _join(self, start: int) -> None:
         """Take part in a window, unless it is settled meanwhile."""
@@ -420,7 +430,8 @@ class RedisStore:
 
     def _load(self) -> None:
         pinned = self._pins.windows()
-        starts = self._remote.starts() | pinned.keys()
+        held = {start for start in self._remote.starts() if start > self._forgotten}
+        starts = held | pinned.keys()
         for start, record in sorted(self._remote.records(starts).items()):
             self._adopt(start, pinned.get(start), record)
 
