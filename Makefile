@@ -20,16 +20,19 @@ SYNCED := $(VENV)/.synced
 
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+# Processes that `make test` spreads the test files over; 0: none, as for a debugger.
+WORKERS ?= 2
 BENCH_ARGS ?=
 CRASHES ?= 1000
 MUTATIONS ?= 100000
+TORTURE_ARGS ?= --length $(or $(GRIDVEIL_TORTURE),short)
 
 # The environment is always this one, whatever the caller has activated.
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
-.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench mutants mutants-list crashes mutations clean
+.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench mutants mutants-list crashes mutations torture clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -39,8 +42,8 @@ setup: $(SYNCED) ## Create .venv with both packages, all extras and the developm
 demo: $(SYNCED) ## Run a whole city on this machine (DEMO_ARGS="...")
 	$(BIN)/gridveil demo $(DEMO_ARGS)
 
-test: $(SYNCED) ## Run the tests (PYTEST_ARGS="...")
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(SYNCED) ## Run the tests, two files at a time (WORKERS=2 PYTEST_ARGS="...")
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(SYNCED) ## Linters, types, architecture, and generated files against their sources
 	$(BIN)/ruff check
@@ -82,6 +85,9 @@ crashes: $(SYNCED) ## Kill the key-holder CRASHES times in the midst of releases
 mutations: $(SYNCED) ## Send every service MUTATIONS spoilt calls
 	GRIDVEIL_MUTATIONS=$(MUTATIONS) $(BIN)/python -m pytest -q --timeout 14400 \
 	  tests/integration/test_mutations.py tests/integration/test_mutations_witness.py $(PYTEST_ARGS)
+
+torture: $(SYNCED) ## Inject faults in large numbers (TORTURE_ARGS="--length long --report docs/reliability.md")
+	$(BIN)/python -m tests.torture $(TORTURE_ARGS)
 
 clean: ## Remove the environments and all caches
 	rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

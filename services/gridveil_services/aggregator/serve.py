@@ -43,7 +43,12 @@ class Aggregator:
     """All parts of one aggregator, wired together. Use as a context manager, and start it."""
 
     def __init__(
-        self, config: AggregatorConfig, clock: Clock, on_failure: Callable[[], None] = lambda: None
+        self,
+        config: AggregatorConfig,
+        clock: Clock,
+        on_failure: Callable[[], None] = lambda: None,
+        *,
+        shared: bool = False,
     ) -> None:
         """Open the store and check it.
 
@@ -51,6 +56,7 @@ class Aggregator:
             config: where everything is.
             clock: the aggregator's own.
             on_failure: called once if the store fails; nothing is acknowledged afterwards.
+            shared: whether other workers serve on the same port.
 
         Raises:
             StoreFailed: the store is damaged, of another kind, in use, or could lose data.
@@ -75,7 +81,7 @@ class Aggregator:
             self._make_background(config, clock)
             self.ingest = Ingest(self.city, self.store, self.committer, clock, self._on_gap)
             service = AggregatorService(self.city, self.store, self.ingest, clock)
-            self.server = Server([binding(service)], _options(config))
+            self.server = Server([binding(service)], _options(config, shared=shared))
             self._tell_health()
             self._tell_poisoned()
             self._opened = opened.pop_all()
@@ -164,7 +170,7 @@ class Aggregator:
         self.server.set_ready(self.follower.ready)
 
 
-def serve(config: AggregatorConfig, clock: Clock) -> None:
+def serve(config: AggregatorConfig, clock: Clock, *, shared: bool = False) -> None:
     """Serve until a signal comes, or the store fails.
 
     Raises:
@@ -178,13 +184,22 @@ def serve(config: AggregatorConfig, clock: Clock) -> None:
         _log.error("the store has failed")
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with Aggregator(config, clock, on_failure=failed.set) as aggregator:
+    with Aggregator(config, clock, on_failure=failed.set, shared=shared) as aggregator:
         collect_less_garbage()
         threading.Thread(target=stop_if_failed, name="fail-stop", daemon=True).start()
+        if shared:
+            threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
         aggregator.start()
         run_until_signal(aggregator.server, on_drain=aggregator.stop_background)
     if failed.is_set():
         raise StoreFailed("the store has failed")
+
+
+def _stop_with_parent() -> None:
+    """Drain when whoever started this process is gone: its end of standard input is closed."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _store(config: AggregatorConfig, database: Database, clock: Clock, opened: ExitStack) -> Store:
@@ -198,11 +213,12 @@ def _store(config: AggregatorConfig, database: Database, clock: Clock, opened: E
     return store
 
 
-def _options(config: AggregatorConfig) -> ServerOptions:
+def _options(config: AggregatorConfig, *, shared: bool) -> ServerOptions:
     return ServerOptions(
         listen=config.listen,
         tls=config.tls,
         city_id=config.city_id,
         role=Role.AGGREGATOR,
         max_message_bytes=MOST_MESSAGE_BYTES,
+        share_port=shared,
     )

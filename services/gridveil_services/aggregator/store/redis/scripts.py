@@ -219,14 +219,27 @@ return {'done'}
 LEAD = (
     _HEAD
     + """
--- KEYS: leader. ARGV: name, milliseconds
+-- KEYS: leader, clocks. ARGV: name, milliseconds, metering time, milliseconds that a clock is kept
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local held = redis.call('GET', KEYS[1])
-if held and held ~= ARGV[1] then return {'other'} end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return {'done'}
+local clocks = redis.call('HGETALL', KEYS[2])
+local word = 'done'
+if held and held ~= ARGV[1] then
+  word = 'other'
+else
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
+local stamp = string.format('%.0f', now)
+for i = 1, #clocks, 2 do
+  local told = tonumber(string.match(clocks[i + 1], ' (%d+)$') or '0')
+  if now - told > tonumber(ARGV[4]) then redis.call('HDEL', KEYS[2], clocks[i]) end
+end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3] .. ' ' .. stamp)
+return {word, stamp, clocks}
 """
 )
-"""Lead, or go on leading, for some time."""
+"""Lead, or go on leading, for some time, and tell the own clock; the others' are answered."""
 
 RESIGN = (
     _HEAD

@@ -84,7 +84,7 @@ class RedisStore:
             self._remote,
             self._pins,
             self._journal,
-            clock.now,
+            clock,
         )
         self._replica.unchanged_since()
         self._forgotten = max(self._pins.forgotten(), self._remote.forgotten())
@@ -190,6 +190,8 @@ class RedisStore:
         return {meter: held for of_lane in found.values() for meter, held in of_lane.items()}
 
     def commit(self, batches: Sequence[LaneBatch], accepted_at_ms: int) -> Sequence[Outcome]:
+        if self._replica.clock_differs:
+            raise unavailable("the clocks of the aggregators differ")
         return self._commits.commit(batches, accepted_at_ms)
 
     def record_equivocation(

@@ -1,0 +1,8 @@
+"""All kinds of faults. A further kind: a module in kinds/ with a KIND, and a line here."""
+
+from __future__ import annotations
+
+from tests.torture.kinds import kill_store, power_log, power_outbox, power_store
+from tests.torture.tally import Kind
+
+KINDS: tuple[Kind, ...] = (power_store.KIND, power_outbox.KIND, power_log.KIND, kill_store.KIND)
