@@ -4,8 +4,12 @@ No retry is left to redis-py: it would run a script again whose answer was lost,
 script can be run again with the same arguments, and is, once, here, or a few times while a slot
 moves to another server. ASK is not followed: a key that is on neither server yet would look like
 one that never was. Scripts are sent whole: a server that was restarted does not know them by their
-hash. With every write the server's settings are asked for: what was written under others than
-those it was accepted with is not acknowledged.
+hash. With every write the server's settings are asked for: what was written under dangerous ones is
+not acknowledged.
+
+On a single server the scripts of a write are one transaction. Each still succeeds or fails by
+itself; but the server syncs once for all, and not whenever it has executed what it read at once,
+which is some 32 kB, hence a lane or two. In a cluster a transaction is of one slot.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import structlog
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from gridveil.protocol.errors import Reason, Unavailable
@@ -43,11 +48,15 @@ _PAUSES_S = (0.0, 0.02, 0.08, 0.2)
 _log = structlog.get_logger()
 
 
+_Command = tuple[str | int | bytes, ...]
+_ASK_SETTINGS: _Command = ("CONFIG", "GET", *SETTINGS)
+
+
 class Call(NamedTuple):
     """One command, and a key that says which server it is for."""
 
     key: str
-    command: tuple[str | int | bytes, ...]
+    command: _Command
 
 
 def script(text: str, keys: Sequence[str], *values: str | bytes) -> Call:
@@ -179,12 +188,13 @@ class Servers:
         answers: list[Any] = [None] * len(calls)
         replicated = True
         for client, places in self._by_server(calls):
-            wanted = self._wanted(client, everywhere=everywhere) if writes else 0
-            found = self._send(client, [calls[place] for place in places], wanted, writes=writes)
-            if writes:
-                self._check_settings(found.pop())
-            if wanted:
-                reached = found.pop()
+            some = [calls[place] for place in places]
+            if not writes:
+                found = _read(client, some)
+            else:
+                wanted = self._wanted(client, everywhere=everywhere)
+                found, settings, reached = self._write(client, some, wanted)
+                self._check_settings(settings)
                 replicated &= isinstance(reached, int) and reached >= wanted
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
@@ -198,7 +208,10 @@ class Servers:
     def _check_settings(self, settings: Any) -> None:
         if isinstance(settings, Exception):
             raise settings
-        if fault := setting_fault(settings, self.replicas):
+        told = dict(
+            zip(map(bytes.decode, settings[::2]), map(bytes.decode, settings[1::2]), strict=True)
+        )
+        if fault := setting_fault(told, self.replicas):
             _log.error("nothing is acknowledged any more: Redis was changed", why=fault)
             raise self.fail(f"Redis does not serve any more: {fault}")
 
@@ -219,40 +232,53 @@ class Servers:
         told: Any = client.info("replication")
         return max(self.replicas, int(told["connected_slaves"]))
 
-    def _send(
-        self, client: Redis, calls: Sequence[Call], replicas: int, *, writes: bool
-    ) -> list[Any]:
-        """All on one connection: WAIT is about what its own connection wrote.
-
-        Returns:
-            The answers to the calls, and for writes to WAIT, if replicas are asked for, and the
-            server's settings.
-        """
-        commands: list[tuple[str | int | bytes, ...]] = [call.command for call in calls]
-        together = writes and self._may_share_sync(calls)
-        if together:
+    def _write(
+        self, client: Redis, calls: Sequence[Call], replicas: int
+    ) -> tuple[list[Any], Any, Any]:
+        """The answers, the server's settings, and what WAIT counts; all on one connection."""
+        commands: list[_Command] = [*(call.command for call in calls), _ASK_SETTINGS]
+        if together := self._single is not None and all(c.command[0] == "EVAL" for c in calls):
             commands = [("MULTI",), *commands, ("EXEC",)]
-        executed = len(commands)
         if replicas:
-            commands.append(("WAIT", replicas, WAIT_MS))
-        if writes:
-            commands.append(("CONFIG GET", *SETTINGS))
-        pipeline: Any = client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        answers = list(pipeline.execute(raise_on_error=False))
-        if not together:
-            return answers
-        return [*_executed(answers[:executed]), *answers[executed:]]
+            # It is about what its own connection wrote.
+            answers = _exchange(client, [*commands, ("WAIT", replicas, WAIT_MS)])
+            reached = answers.pop()
+        else:
+            answers, reached = _exchange(client, commands), 0
+        if together:
+            answers = _executed(answers)
+        return answers[:-1], answers[-1], reached
 
-    def _may_share_sync(self, calls: Sequence[Call]) -> bool:
-        """Whether all may be executed in one go, and so be synced once.
 
-        A server syncs whenever it has executed what it read at once, some 32 kB, hence a lane or
-        two. In a cluster a transaction is of one slot. Scripts fail each by itself.
-        """
-        scripts = all(call.command[0] == "EVAL" for call in calls)
-        return scripts and len(calls) > 1 and self._single is not None
+def _read(client: Redis, calls: Sequence[Call]) -> list[Any]:
+    pipeline: Any = client.pipeline(transaction=False)
+    for call in calls:
+        pipeline.execute_command(*call.command)
+    return list(pipeline.execute(raise_on_error=False))
+
+
+def _exchange(client: Redis, commands: Sequence[_Command]) -> list[Any]:
+    """Send commands in one piece, which a pipeline does not; the answers, errors among them.
+
+    What comes in pieces is executed in pieces, and synced after each.
+    """
+    pool: Any = client.connection_pool
+    connection = pool.get_connection()
+    answers: list[Any] = []
+    try:
+        connection.send_packed_command([b"".join(connection.pack_commands(commands))])
+        for _ in commands:
+            try:
+                answers.append(connection.read_response())
+            except ResponseError as error:
+                answers.append(error)
+    except BaseException:
+        # Answers may be under way yet that nobody would wait for.
+        connection.disconnect()
+        raise
+    finally:
+        pool.release(connection)
+    return answers
 
 
 def _executed(answers: Sequence[Any]) -> list[Any]:
