@@ -19,6 +19,8 @@ from gridveil.simulator.replay import Simulator
 from gridveil.simulator.standard_load import StandardLoadSource
 from tests.support.city import TestCity
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]

@@ -21,6 +21,8 @@ import pytest
 from tests.adversary.mutant import Attacks, Mutant
 from tests.adversary.mutants import MUTANTS
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("client/gridveil", "services/gridveil_services")
 INI = "[pytest]\naddopts = --import-mode=importlib -q\n"

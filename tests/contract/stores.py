@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gridveil.clock import ManualClock
 from gridveil.protocol.ciphertext import Residues, add
 from gridveil.protocol.parameter_sets import parameter_set
 from gridveil.protocol.release import ENTRY_BYTES
@@ -78,11 +79,18 @@ class RedisHarness(SqliteHarness):
         folder: Path,
         servers: RedisServer | RedisCluster | None = None,
         config: RedisConfig | None = None,
+        *,
+        fresh: bool = True,
+        now: float = 1.0,
     ) -> None:
-        """On the single server of this run, or on ``servers``, reached as ``config`` says."""
+        """On the single server of this run, or on ``servers``, reached as ``config`` says.
+
+        ``fresh``: emptied before; not, to be one more aggregator.
+        """
         self.servers = one_server() if servers is None else servers
         self.config = config or self.servers.config
-        for client in self.clients:
+        self.clock = ManualClock(now)
+        for client in self.clients if fresh else ():
             client.flushall()
         super().__init__(folder)
 
@@ -96,7 +104,7 @@ class RedisHarness(SqliteHarness):
     def reopen(self, max_bytes: int | None = None) -> None:
         super().reopen(max_bytes)
         assert self.database is not None
-        self.redis = RedisStore.open(self.config, self.database, CITY_ID)
+        self.redis = RedisStore.open(self.config, self.database, CITY_ID, self.clock)
         self.store = self.redis
 
     def close(self) -> None:

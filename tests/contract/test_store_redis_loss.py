@@ -181,6 +181,8 @@ class TestLoss:
         harness.path = tmp_path / "another" / "aggregator.db"
         harness.reopen()
         assert harness.store.windows() == [window_of()]
+        assert harness.store.window(START) is None, "its roster is not known yet"
+        assert harness.store.open_window(window_of()) == window_of()
         assert harness.store.commit([batch([1])], 78) == [Known({meter_id(1): receipt(1, 77)})]
 
 
@@ -281,4 +283,5 @@ def test_nothing_but_the_horizon_is_left_of_a_forgotten_window(
     harness.store.seal(START)
     harness.store.settle(START, Phase.RELEASED)
     harness.store.forget(START + LENGTH + 1)
-    assert list(client.scan_iter()) == [KEYS.forgotten.encode()]
+    of_the_city = {KEYS.forgotten, KEYS.leader, KEYS.servers, KEYS.clocks}
+    assert {key.decode() for key in client.scan_iter()} == of_the_city

@@ -44,6 +44,7 @@ from gridveil_services.keyholder.keyholder import KeyHolder
 from gridveil_services.keyholder.serve import make_server
 from tests.support.audits import assert_lawful
 from tests.support.epochs import CityKeys, city_keys
+from tests.support.ports import spare_addresses
 from tests.support.reports import CITY_ID, WINDOW, MeterKeys, build_report, make_members
 
 LENGTH = 900
@@ -149,13 +150,11 @@ class LocalCity:
         **options: Any,
     ) -> Iterator[Self]:
         """A city whose meters are enrolled from the window after ``start`` on."""
-        from gridveil_services.demo.processes import free_addresses
-
         usual = CityOptions(
             min_cohort=100, refusals_per_day=MOST_REFUSALS_PER_DAY, development=True
         )
         made = replace(usual, **options)
-        paths = create_city(folder / "city", replace(made, addresses=free_addresses()))
+        paths = create_city(folder / "city", replace(made, addresses=spare_addresses()))
         city = cls(paths, make_members(meters), start)
         city.aggregator_config = replace(city.aggregator_config, redis=redis)
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +18,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError
 
 from gridveil_services.aggregator.config import RedisConfig
+from tests.support.ports import HOST, spare_port
 
 PROGRAM = "redis-server"
 NEEDED = pytest.mark.requires_tool(PROGRAM, "apt-get install redis-server")
@@ -30,7 +30,6 @@ SETTINGS = {
     "aof-load-truncated": "no",
     "maxmemory-policy": "noeviction",
 }
-_HOST = "127.0.0.1"
 _START_S = 30.0
 _SLOTS = 16_384
 
@@ -57,7 +56,7 @@ class RedisServer:
 
     @property
     def config(self) -> RedisConfig:
-        return RedisConfig(((_HOST, self.port),), cluster=False)
+        return RedisConfig(((HOST, self.port),), cluster=False)
 
     def start(self) -> None:
         arguments = [
@@ -68,7 +67,7 @@ class RedisServer:
                 [
                     PROGRAM,
                     "--bind",
-                    _HOST,
+                    HOST,
                     "--port",
                     str(self.port),
                     "--dir",
@@ -79,7 +78,7 @@ class RedisServer:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        self.client: Any = Redis(_HOST, self.port, protocol=2)
+        self.client: Any = Redis(HOST, self.port, protocol=2)
         until(self._answers)
 
     def kill(self) -> None:
@@ -125,7 +124,7 @@ class RedisCluster:
             first, last = _SLOTS * at // 3, _SLOTS * (at + 1) // 3 - 1
             server.client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
             server.client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", at + 1)
-            server.client.execute_command("CLUSTER", "MEET", _HOST, self.servers[0].port)
+            server.client.execute_command("CLUSTER", "MEET", HOST, self.servers[0].port)
         self.wait()
 
     def wait(self) -> None:
@@ -134,7 +133,7 @@ class RedisCluster:
 
     @property
     def config(self) -> RedisConfig:
-        return RedisConfig(tuple((_HOST, server.port) for server in self.servers), cluster=True)
+        return RedisConfig(tuple((HOST, server.port) for server in self.servers), cluster=True)
 
     def stop(self) -> None:
         for server in self.servers:
@@ -144,19 +143,6 @@ class RedisCluster:
     def _is_whole(server: RedisServer) -> bool:
         told = bytes(server.client.execute_command("CLUSTER", "INFO")).decode()
         return "cluster_state:ok" in told and "cluster_known_nodes:3" in told
-
-
-def spare_port() -> int:
-    """A port that is free, and so is the one 10,000 above, which a cluster uses."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind((_HOST, 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind((_HOST, port + 10_000))
-            except (OSError, OverflowError):
-                continue
-            return port
 
 
 @cache

@@ -184,7 +184,8 @@ class Follower:
         parameters = self._learn(self._keyholder.parameters(start))
         head = self._follow_roster(start)
         window = plan_window(parameters, head, start)
-        self._committer.run(lambda: self._store.open_window(window))
+        opens = parameters.policy.rules.opens(start)
+        self._committer.run(lambda: self._store.open_window(window, opens))
         _log.info("window", window=start, roster=head.version, enrolled=head.count)
 
     def _confirm(self, window: Window, rules: WindowRules, now: float) -> None:

@@ -53,7 +53,8 @@ class Forerunner:
 
     def step(self) -> float:
         """Hand over what is new; real seconds until the next look."""
-        windows = [w for w in self._store.windows() if w.phase is Phase.OPEN]
+        leads = self._store.leads
+        windows = [w for w in self._store.windows() if leads and w.phase is Phase.OPEN]
         self._courses = {w.start: self._courses.get(w.start, _Course()) for w in windows}
         for window in windows:
             if self._courses[window.start].due <= time.monotonic():

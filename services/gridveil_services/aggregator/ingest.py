@@ -180,7 +180,8 @@ class Ingest:
         answers: Answers,
     ) -> Sequence[_Authentic]:
         """Answer the reports whose meters have one stored already; the others are returned."""
-        known = self._store.known(window_start, [report.stored.meter_id for report in reports])
+        meters = [report.stored.meter_id for report in reports]
+        known = self._store.known(window_start, meters, self._lanes(window_start))
         if not known:
             return reports
         fresh = []
@@ -197,15 +198,22 @@ class Ingest:
                 answers[report.place] = refusal
         return fresh
 
-    def _record(self, parameters: CityParameters, window_start: int, second: StoredReport) -> None:
+    def _lanes(self, window_start: int) -> Callable[[bytes], int] | None:
+        """Lanes of the window's reports; None if it is not known what it was opened under."""
         window = self._store.window(window_start)
         if window is None:
-            return
+            return None
         serving = self._city.parameters.named(window.parameters_digest)
         if serving is None:
+            return None
+        epoch_id, count = serving.parameters.epoch.epoch_id, window.lanes
+        return lambda meter_id: lane_of(epoch_id, window_start, meter_id, count)
+
+    def _record(self, parameters: CityParameters, window_start: int, second: StoredReport) -> None:
+        lanes = self._lanes(window_start)
+        if lanes is None:
             return
-        epoch_id = serving.parameters.epoch.epoch_id
-        lane = lane_of(epoch_id, window_start, second.meter_id, window.lanes)
+        lane = lanes(second.meter_id)
         self._committer.run(
             lambda: self._store.record_equivocation(
                 window_start, lane, second.meter_id, parameters.digest, second.entry

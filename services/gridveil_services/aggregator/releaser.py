@@ -65,6 +65,9 @@ class Releaser:
 
     def step(self) -> float:
         """Try every sealed window that is due; real seconds until the next."""
+        if not self._store.leads:
+            self._due.clear()
+            return 60.0
         sealed = [window for window in self._store.windows() if window.phase is Phase.SEALED]
         for window in sealed:
             if self._due.get(window.start, 0.0) <= time.monotonic():
@@ -80,14 +83,17 @@ class Releaser:
             return
         self._failures.pop(window.start, None)
         self._due.pop(window.start, None)
-        self._committer.run(lambda: self._store.settle(window.start, phase))
-        _log.info("settled", window=window.start, phase=phase.name)
+        if self._committer.run(lambda: self._store.settle(window.start, phase)):
+            _log.info("settled", window=window.start, phase=phase.name)
         self._on_settled()
 
     def _attempt(self, window: Window) -> Phase | None:
         if self._clock.now() >= window.end + EXPIRY_S:
             return Phase.EXPIRED
         try:
+            if not self._store.vouched(window.start):
+                _log.info("not vouched for yet", window=window.start)
+                return None
             release = SealedRelease.of(self._store, window, self._city_id)
         except IntegrityLost:
             return Phase.POISONED

@@ -52,7 +52,7 @@ class Sealer:
         now = self._clock.now()
         # First: it makes room for the receipts of what is sealed.
         self._forget(now - self._retention_s)
-        for window in self._store.windows():
+        for window in self._store.windows() if self._store.leads else ():
             if window.phase is Phase.OPEN and is_complete(
                 window, self._store.count(window.start), now
             ):

@@ -23,6 +23,7 @@ from gridveil_services.aggregator.periodic import Periodic
 from gridveil_services.aggregator.releaser import Releaser
 from gridveil_services.aggregator.sealer import Sealer
 from gridveil_services.aggregator.service import AggregatorService, binding
+from gridveil_services.aggregator.sharing import Sharing
 from gridveil_services.aggregator.store.database import Database
 from gridveil_services.aggregator.store.documents import SqliteDocuments
 from gridveil_services.aggregator.store.interface import Phase, Store, StoreFailed
@@ -42,7 +43,12 @@ class Aggregator:
     """All parts of one aggregator, wired together. Use as a context manager, and start it."""
 
     def __init__(
-        self, config: AggregatorConfig, clock: Clock, on_failure: Callable[[], None] = lambda: None
+        self,
+        config: AggregatorConfig,
+        clock: Clock,
+        on_failure: Callable[[], None] = lambda: None,
+        *,
+        shared: bool = False,
     ) -> None:
         """Open the store and check it.
 
@@ -50,6 +56,7 @@ class Aggregator:
             config: where everything is.
             clock: the aggregator's own.
             on_failure: called once if the store fails; nothing is acknowledged afterwards.
+            shared: whether other workers serve on the same port.
 
         Raises:
             StoreFailed: the store is damaged, of another kind, in use, or could lose data.
@@ -63,7 +70,7 @@ class Aggregator:
                 on_failure=on_failure,
             )
             opened.callback(database.close)
-            self.store = _store(config, database, opened)
+            self.store = _store(config, database, clock, opened)
             self.documents = SqliteDocuments(database)
             self.city = load_city(self.documents, config.city_id, config.identity_key)
             self.committer = opened.enter_context(Committer(self.store, clock))
@@ -74,7 +81,7 @@ class Aggregator:
             self._make_background(config, clock)
             self.ingest = Ingest(self.city, self.store, self.committer, clock, self._on_gap)
             service = AggregatorService(self.city, self.store, self.ingest, clock)
-            self.server = Server([binding(service)], _options(config))
+            self.server = Server([binding(service)], _options(config, shared=shared))
             self._tell_health()
             self._tell_poisoned()
             self._opened = opened.pop_all()
@@ -106,9 +113,12 @@ class Aggregator:
         )
         self.forerunner = Forerunner(store, self._keyholder, clock)
         self._running_ahead = Periodic("forerunner", self.forerunner.step)
+        self.sharing = Sharing(store, committer, clock, self._releasing.wake)
         self._following = Periodic("follower", self.follower.step)
+        self._keeping_up = Periodic("sharing", self.sharing.step)
         self._sealing = Periodic("sealer", self.sealer.step)
         self._background = (
+            self._keeping_up,
             self._following,
             self._running_ahead,
             self._sealing,
@@ -153,13 +163,14 @@ class Aggregator:
     def _tell_poisoned(self) -> None:
         for window in self.store.windows():
             if window.phase is Phase.POISONED:
-                _log.error("what is stored of a window is not whole", window=window.start)
+                why = self.store.why_poisoned(window.start)
+                _log.error("what is stored of a window is not whole", window=window.start, why=why)
 
     def _tell_health(self) -> None:
         self.server.set_ready(self.follower.ready)
 
 
-def serve(config: AggregatorConfig, clock: Clock) -> None:
+def serve(config: AggregatorConfig, clock: Clock, *, shared: bool = False) -> None:
     """Serve until a signal comes, or the store fails.
 
     Raises:
@@ -173,31 +184,41 @@ def serve(config: AggregatorConfig, clock: Clock) -> None:
         _log.error("the store has failed")
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with Aggregator(config, clock, on_failure=failed.set) as aggregator:
+    with Aggregator(config, clock, on_failure=failed.set, shared=shared) as aggregator:
         collect_less_garbage()
         threading.Thread(target=stop_if_failed, name="fail-stop", daemon=True).start()
+        if shared:
+            threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
         aggregator.start()
         run_until_signal(aggregator.server, on_drain=aggregator.stop_background)
     if failed.is_set():
         raise StoreFailed("the store has failed")
 
 
-def _store(config: AggregatorConfig, database: Database, opened: ExitStack) -> Store:
+def _stop_with_parent() -> None:
+    """Drain when whoever started this process is gone: its end of standard input is closed."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _store(config: AggregatorConfig, database: Database, clock: Clock, opened: ExitStack) -> Store:
     """Windows in the aggregator's own file, or in Redis; only then is its client loaded."""
     if config.redis is None:
         return SqliteStore(database)
     from gridveil_services.aggregator.store.redis.store import RedisStore
 
-    store = RedisStore.open(config.redis, database, config.city_id)
+    store = RedisStore.open(config.redis, database, config.city_id, clock)
     opened.callback(store.close)
     return store
 
 
-def _options(config: AggregatorConfig) -> ServerOptions:
+def _options(config: AggregatorConfig, *, shared: bool) -> ServerOptions:
     return ServerOptions(
         listen=config.listen,
         tls=config.tls,
         city_id=config.city_id,
         role=Role.AGGREGATOR,
         max_message_bytes=MOST_MESSAGE_BYTES,
+        share_port=shared,
     )

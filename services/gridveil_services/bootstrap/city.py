@@ -26,7 +26,13 @@ from gridveil.protocol.noise import LOSS_UNIT, NoisePolicy
 from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET
 from gridveil.protocol.refusal_lock import check_refusals_per_day
 from gridveil_services.bootstrap.certificates import Authority, write_tls_folder
-from gridveil_services.bootstrap.layout import CLIENTS, ENDPOINTS, SERVICES, CityPaths
+from gridveil_services.bootstrap.layout import (
+    CLIENTS,
+    ENDPOINTS,
+    SERVICES,
+    CityPaths,
+    aggregator_names,
+)
 from gridveil_services.bootstrap.toml import Value, dumps
 from gridveil_services.keyholder import identity
 from gridveil_services.keyholder.at_rest import AtRest, create_key_file
@@ -75,6 +81,10 @@ class CityOptions:
     development: bool = False
     addresses: Mapping[str, str] = field(default_factory=neighbouring_ports)
     """``host:port`` by service."""
+    further_aggregators: tuple[str, ...] = ()
+    """``host:port`` of each aggregator beside the first; they share a Redis."""
+    redis_nodes: tuple[str, ...] = ()
+    """``host:port`` of some nodes of the Redis Cluster that windows are kept in, if they are."""
 
     @property
     def cohort(self) -> int:
@@ -122,6 +132,8 @@ def create_city(folder: Path, options: CityOptions | None = None) -> CityPaths:
     policy = options.policy(secrets.token_bytes(ID_BYTES))
     check_refusals_per_day(options.refusals_per_day)
     _check_addresses(options.addresses)
+    if options.further_aggregators and not options.redis_nodes:
+        raise MalformedInput(Reason.CONFIG_INVALID, "several aggregators share a Redis")
     folder = folder.absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise MalformedInput(Reason.CONFIG_INVALID, f"{folder.name} is there and not empty")
@@ -142,6 +154,14 @@ class _Maker:
         self._paths = paths
         self._policy = policy
         self._addresses = options.addresses
+        self._redis_nodes = options.redis_nodes
+        self._aggregators = dict(
+            zip(
+                aggregator_names(1 + len(options.further_aggregators)),
+                (options.addresses["aggregator"], *options.further_aggregators),
+                strict=True,
+            )
+        )
         self._refusals_per_day = options.refusals_per_day
 
     def make(self) -> None:
@@ -152,14 +172,21 @@ class _Maker:
             "identity_key": identity_key.hex(),
             "development": self._policy.development,
         }
-        self._write(self._paths.config("aggregator"), shared | self._aggregator())
+        for name, address in self._aggregators.items():
+            self._write(self._paths.config(name), shared | self._aggregator(address))
         self._write(self._paths.config("totals"), shared | self._totals())
         for client in CLIENTS:
             endpoints: dict[str, Value] = {
-                service: {"address": self._addresses[service]} for service in ENDPOINTS[client]
+                service: {"address": self._endpoint(service)} for service in ENDPOINTS[client]
             }
             self._write(self._paths.profile(client), shared | endpoints | {"tls": _TLS})
         make_folder(self._paths.meters)
+
+    def _endpoint(self, service: str) -> str:
+        """Where clients find a service; several aggregators as gRPC lists addresses."""
+        if service != "aggregator" or len(self._aggregators) == 1:
+            return self._addresses[service]
+        return "ipv4:" + ",".join(self._aggregators.values())
 
     def _make_certificates(self) -> None:
         now = datetime.now(UTC)
@@ -168,14 +195,16 @@ class _Maker:
             self._policy.city_id, begin, now + timedelta(days=_AUTHORITY_DAYS)
         )
         authority.write(self._paths.ca)
-        for role in Role:
+        named = {str(role): (role, f"{role}-1") for role in Role}
+        named |= {name: (Role.AGGREGATOR, name) for name in list(self._aggregators)[1:]}
+        for folder, (role, name) in named.items():
             issued = authority.issue(
                 role,
-                f"{role}-1",
+                name,
                 valid_from=begin,
                 valid_until=now + timedelta(days=_CERTIFICATE_DAYS),
             )
-            write_tls_folder(self._paths.tls(role), authority, issued)
+            write_tls_folder(self._paths.tls(folder), authority, issued)
 
     def _make_keyholder(self) -> bytes:
         folder = self._paths.role("keyholder")
@@ -218,13 +247,17 @@ class _Maker:
             },
         }
 
-    def _aggregator(self) -> dict[str, Value]:
+    def _aggregator(self, address: str) -> dict[str, Value]:
+        redis: dict[str, Value] = (
+            {"redis": {"nodes": self._redis_nodes}} if self._redis_nodes else {}
+        )
         return {
-            "listen": self._addresses["aggregator"],
+            "listen": address,
             "state": "state",
             "retention_s": RETENTION_S,
             "tls": _TLS,
             "keyholder": {"address": self._addresses["keyholder"]},
+            **redis,
         }
 
     def _totals(self) -> dict[str, Value]:

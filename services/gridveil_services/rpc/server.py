@@ -56,6 +56,8 @@ class ServerOptions:
     """Streams at a time, each with a thread of its own; more are refused as OVERLOADED."""
     max_connections: int = 1024
     """Connections at a time; more are closed."""
+    share_port: bool = False
+    """Whether other processes of the same service listen on the port too."""
     health: bool = True
     patience: Patience = field(default_factory=Patience)
 
@@ -158,8 +160,8 @@ def _add(
 
 def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
     return [
-        # A second server on the same port must fail, not share its calls.
-        ("grpc.so_reuseport", 0),
+        # A second server on the same port must fail, not share its calls, unless it is to.
+        ("grpc.so_reuseport", int(options.share_port)),
         ("grpc.max_receive_message_length", options.max_message_bytes),
         # None but identity: ciphertexts do not get shorter, and nothing unpacks to more than it is.
         ("grpc.compression_enabled_algorithms_bitset", 1),

@@ -55,6 +55,7 @@ class Database:
         self._on_failure = on_failure
         self._failed = False
         self._reading = threading.Lock()
+        self._writing = threading.Lock()
         make_folder(path.parent)
         self._lock = _exclusive(path.with_name(path.name + ".lock"))
         try:
@@ -68,7 +69,7 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
         """A write transaction: durable at its end, or undone if anything in it fails."""
-        with self._guarded():
+        with self._writing, self._guarded():
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer

@@ -11,7 +11,7 @@ methods are called from one thread at a time; reading methods from any.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol
@@ -151,8 +151,28 @@ class MembershipRow(NamedTuple):
 class Store(Protocol):
     """Windows and the reports in them."""
 
-    def open_window(self, window: Window) -> Window:
+    @property
+    def leads(self) -> bool:
+        """Whether it is this aggregator that seals and releases, of those that share the store."""
+        ...
+
+    def follow(self) -> bool:
+        """Take over what other aggregators did to windows, and lead if nobody does.
+
+        Returns:
+            Whether this one leads now.
+
+        Raises:
+            Unavailable: it does not, then.
+        """
+        ...
+
+    def open_window(self, window: Window, opens: int | None = None) -> Window:
         """Make a window known; what is stored of it first stands, and is returned.
+
+        Args:
+            window: its facts.
+            opens: from when its reports are taken, Unix seconds; its start if not given.
 
         Raises:
             WrongState: WINDOW_CLOSED for a window whose state was forgotten: it never re-opens.
@@ -178,10 +198,21 @@ class Store(Protocol):
         """Reports stored of a window, in all lanes."""
         ...
 
-    def known(self, start: int, meter_ids: Sequence[bytes]) -> Mapping[bytes, StoredReceipt]:
+    def known(
+        self,
+        start: int,
+        meter_ids: Sequence[bytes],
+        lane_of: Callable[[bytes], int] | None = None,
+    ) -> Mapping[bytes, StoredReceipt]:
         """Receipts of those of the meters whose report of the window is durable.
 
         Also after the window was sealed and settled, until it is forgotten.
+
+        Args:
+            start: the window.
+            meter_ids: of meters.
+            lane_of: the lane that a meter's report is in, if it is there. A store may look in this
+                lane only; without it, it looks in all.
         """
         ...
 
@@ -216,6 +247,21 @@ class Store(Protocol):
 
         After it returned, whoever called it, no sum, count or report of the window changes.
         """
+        ...
+
+    def vouched(self, start: int) -> bool:
+        """Whether a sealed window holds all that any aggregator has acknowledged in it.
+
+        Has this aggregator compare what it acknowledged itself. To be asked before each release:
+        what is read of the window afterwards is what was vouched for.
+
+        Raises:
+            IntegrityLost: it does not, and never will.
+        """
+        ...
+
+    def why_poisoned(self, start: int) -> str:
+        """What happened to a poisoned window; '' if that is not known, or it is not poisoned."""
         ...
 
     def lane_sums(self, start: int) -> Sequence[LaneSum]:

@@ -14,6 +14,7 @@ RECORD_BYTES = DIGEST_BYTES + ENTRY_BYTES
 
 _SUM_DOMAIN = text("gridveil/store/lane-sum")
 _JOURNAL_DOMAIN = text("gridveil/store/journal")
+_ACKNOWLEDGED_DOMAIN = text("gridveil/store/acknowledged")
 
 
 def pack(reports: Sequence[StoredReport]) -> bytes:
@@ -45,5 +46,12 @@ def sum_checksum(window: int, lane: int, count: int, ciphertext: bytes) -> bytes
 def journal_checksum(window: int, lane: int, accepted_at_ms: int, packed: bytes) -> bytes:
     """SHA-256 that ties packed records to their lane and time."""
     digest = hashlib.sha256(_JOURNAL_DOMAIN + u64(window) + u32(lane) + u64(accepted_at_ms))
+    digest.update(packed)
+    return digest.digest()
+
+
+def acknowledged_checksum(window: int, lane: int, packed: bytes) -> bytes:
+    """SHA-256 that ties acknowledgements, each a meter id and a digest, to their lane."""
+    digest = hashlib.sha256(_ACKNOWLEDGED_DOMAIN + u64(window) + u32(lane))
     digest.update(packed)
     return digest.digest()

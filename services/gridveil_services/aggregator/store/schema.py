@@ -55,6 +55,33 @@ CREATE TABLE equivocations (
     PRIMARY KEY (window, meter_id)
 ) STRICT, WITHOUT ROWID;
 
+-- What this aggregator acknowledged, where several share a Redis: a row for each batch of a lane.
+-- Deleted when the window is settled. No index: it is read once a window, and written all the time.
+CREATE TABLE acknowledgements (
+    number INTEGER PRIMARY KEY,
+    window INTEGER NOT NULL,
+    lane INTEGER NOT NULL,
+    reports BLOB NOT NULL,
+    checksum BLOB NOT NULL
+) STRICT;
+
+-- What this aggregator is called among those that share a Redis: one row.
+CREATE TABLE replica (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    name TEXT NOT NULL
+) STRICT;
+
+-- Why a window was poisoned, and which aggregators were seen to take part in it.
+CREATE TABLE poisoned (
+    window INTEGER PRIMARY KEY,
+    why TEXT NOT NULL
+) STRICT;
+CREATE TABLE participants (
+    window INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    PRIMARY KEY (window, name)
+) STRICT, WITHOUT ROWID;
+
 -- One row: no window that starts up to here is ever opened again.
 CREATE TABLE forgotten (
     id INTEGER PRIMARY KEY CHECK (id = 1),

@@ -7,7 +7,7 @@ Memory changes only after the commit, so it never runs ahead of the disk.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import chain
 
@@ -107,7 +107,20 @@ class SqliteStore:
             if window.phase is Phase.OPEN:
                 self._load(window)
 
-    def open_window(self, window: Window) -> Window:
+    @property
+    def leads(self) -> bool:
+        return True  # No other process opens the file.
+
+    def follow(self) -> bool:
+        return True
+
+    def vouched(self, start: int) -> bool:
+        return True  # A receipt is given when the transaction that is read here is durable.
+
+    def why_poisoned(self, start: int) -> str:
+        return ""
+
+    def open_window(self, window: Window, opens: int | None = None) -> Window:
         if (held := self._windows.get(window.start)) is not None:
             return held
         if window.start <= self._forgotten:
@@ -140,7 +153,12 @@ class SqliteStore:
         rows = self._database.rows("SELECT count(*) FROM receipts WHERE window = ?", (start,))
         return int(rows[0][0])
 
-    def known(self, start: int, meter_ids: Sequence[bytes]) -> Mapping[bytes, StoredReceipt]:
+    def known(
+        self,
+        start: int,
+        meter_ids: Sequence[bytes],
+        lane_of: Callable[[bytes], int] | None = None,
+    ) -> Mapping[bytes, StoredReceipt]:
         held = self._open.get(start)
         if held is not None:
             receipts = held.receipts

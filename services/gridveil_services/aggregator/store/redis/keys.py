@@ -77,8 +77,23 @@ class CityKeys:
         """No window that starts up to here is ever opened again."""
         return f"{self.start}}}:forgotten"
 
+    @property
+    def leader(self) -> str:
+        """Who seals and releases just now; it expires by itself."""
+        return f"{self.start}}}:leader"
+
+    @property
+    def clocks(self) -> str:
+        """Hash: the clock of each aggregator when it was last heard of, and the server's then."""
+        return f"{self.start}}}:clocks"
+
+    @property
+    def servers(self) -> str:
+        """Hash: which servers have kept the city's windows, since when, and in what format."""
+        return f"{self.start}}}:servers"
+
     def window(self, start: int) -> str:
-        """Hash of a window's facts, phase and fencing epoch."""
+        """Hash of a window's facts, phase and fencing epoch, and of who takes part in it."""
         return f"{self.start}:{start:016x}}}:window"
 
     def lane(self, start: int, lane: int) -> LaneKeys:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from gridveil.protocol.ciphertext import Residues, add, to_bytes
@@ -50,14 +50,17 @@ class Lanes:
         return [_marker(answer) for answer in self._servers.read(calls)]
 
     def known(
-        self, window: Window, meter_ids: Sequence[bytes]
+        self,
+        window: Window,
+        meter_ids: Sequence[bytes],
+        lane_of: Callable[[bytes], int] | None = None,
     ) -> Mapping[int, Mapping[bytes, StoredReceipt]]:
-        """Receipts by lane, of the meters that have one."""
+        """Receipts by lane, of the meters that have one in the lane named, or else in any."""
         split, calls, lanes = buckets(window), [], []
-        for lane in range(window.lanes):
+        for lane, meters in _places(window, meter_ids, lane_of).items():
             of_lane = self._keys.lane(window.start, lane)
-            for at in range(0, len(meter_ids), MOST_IDS):
-                some = meter_ids[at : at + MOST_IDS]
+            for at in range(0, len(meters), MOST_IDS):
+                some = meters[at : at + MOST_IDS]
                 keys = [of_lane.receipts(bucket_of(meter, split)) for meter in some]
                 calls.append(script(scripts.KNOWN, keys, *some))
                 lanes.append(lane)
@@ -67,12 +70,30 @@ class Lanes:
                 found.setdefault(lane, {}).update(receipts_in(answer))
         return found
 
-    def sums(self, window: Window, sealed: int, *, entries: bool) -> list[LaneSum]:
+    def receipts_of(
+        self, window: Window, lane: int, meter_ids: Sequence[bytes]
+    ) -> dict[bytes, StoredReceipt]:
+        """Receipts of those of the meters that have one in a lane."""
+        split, of_lane = buckets(window), self._keys.lane(window.start, lane)
+        calls = []
+        for at in range(0, len(meter_ids), MOST_IDS):
+            some = meter_ids[at : at + MOST_IDS]
+            keys = [of_lane.receipts(bucket_of(meter, split)) for meter in some]
+            calls.append(script(scripts.KNOWN, keys, *some))
+        found: dict[bytes, StoredReceipt] = {}
+        for answer in self._servers.read(calls):
+            found |= receipts_in(answer)
+        return found
+
+    def sums(
+        self, window: Window, sealed: int, expected: Sequence[Marker] | None, *, entries: bool
+    ) -> list[LaneSum]:
         """Sums of the lanes with a report, of a window sealed under this epoch.
 
         Args:
             window: a sealed or released one.
             sealed: its fencing epoch.
+            expected: the lanes' markers, where they were vouched for.
             entries: whether its entries must still be there.
         """
         sums = []
@@ -86,6 +107,8 @@ class Lanes:
                 ]
             )
             held = _sealed(_marker(marker), sealed)
+            if expected is not None and held != expected[lane]:
+                raise corrupt()
             if entries and length != held.reports:
                 raise corrupt()
             if held.reports:
@@ -93,10 +116,14 @@ class Lanes:
                 sums.append(LaneSum(lane, held.reports, to_bytes(total)))
         return sums
 
-    def entries(self, window: Window, lane: int, sealed: int) -> bytes:
+    def entries(
+        self, window: Window, lane: int, sealed: int, expected: Sequence[Marker] | None
+    ) -> bytes:
         """All entries of a sealed lane, ascending by meter id."""
         (answer,) = self._servers.read([self._marker_call(window.start, lane)])
         held = _sealed(_marker(answer), sealed)
+        if expected is not None and held != expected[lane]:
+            raise corrupt()
         elements = list(self._elements(window, lane, 0, held.reports))
         receipts = self._receipts(window, lane)
         digest = running_digest(first_digest(window.start, lane), elements, receipts)
@@ -150,6 +177,18 @@ class Lanes:
 def receipts_in(flat: Sequence[bytes]) -> dict[bytes, StoredReceipt]:
     """Meters and their receipts as a script answers them, one after the other."""
     return {m: decode_receipt(r) for m, r in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _places(
+    window: Window, meter_ids: Sequence[bytes], lane_of: Callable[[bytes], int] | None
+) -> Mapping[int, Sequence[bytes]]:
+    """Which meters to look for in which lanes."""
+    if lane_of is None:
+        return dict.fromkeys(range(window.lanes), meter_ids)
+    places: dict[int, list[bytes]] = {}
+    for meter in meter_ids:
+        places.setdefault(lane_of(meter), []).append(meter)
+    return places
 
 
 def _marker(answer: Sequence[bytes | None]) -> Marker | None:

@@ -1,15 +1,21 @@
 """Connections to one server or to the masters of a cluster, and the rule for when a write counts.
 
 No retry is left to redis-py: it would run a script again whose answer was lost, many times. Every
-script can be run again with the same arguments, and is, once, here. Scripts are sent whole: a
-server that was restarted does not know them by their hash.
+script can be run again with the same arguments, and is, once, here, or a few times while a slot
+moves to another server. ASK is not followed: a key that is on neither server yet would look like
+one that never was. Scripts are sent whole: a server that was restarted does not know them by their
+hash. With every write the server's settings are asked for: what was written under others than
+those it was accepted with is not acknowledged.
 """
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import structlog
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
@@ -19,15 +25,22 @@ from gridveil.protocol.errors import Reason, Unavailable
 from gridveil_services.aggregator.config import RedisConfig
 from gridveil_services.aggregator.store.interface import StoreFailed
 from gridveil_services.aggregator.store.redis.failures import (
+    MOVING,
     UNREACHED,
     ClientError,
     explained,
+    unavailable,
 )
+from gridveil_services.aggregator.store.redis.settings import SETTINGS, setting_fault
 
 ANSWER_S = 5.0
 """How long an answer may take before the connection is dropped."""
 WAIT_MS = 2_000
 """How long replicas may take to have a write."""
+_PAUSES_S = (0.0, 0.02, 0.08, 0.2)
+"""How long to wait each time that a slot is found to be on its way to another server."""
+
+_log = structlog.get_logger()
 
 
 class Call(NamedTuple):
@@ -86,16 +99,51 @@ class Servers:
 
     def read(self, calls: Sequence[Call]) -> list[Any]:
         """The answers, in order."""
-        return self._twice(calls, writes=False)
+        return self._tried(calls, writes=False)
 
-    def write(self, calls: Sequence[Call]) -> list[Any]:
+    def write(self, calls: Sequence[Call], *, everywhere: bool = False) -> list[Any]:
         """The answers, in order, when what was done is durable.
+
+        Args:
+            calls: any of them may be carried out twice.
+            everywhere: wait for all replicas that are connected, if those are more than configured.
 
         Raises:
             NotReplicated: it was done, and may be lost with the server.
+            StoreFailed: so it may, because a setting was changed.
             Unavailable: some of it may have been done.
         """
-        return self._twice(calls, writes=True)
+        return self._tried(calls, writes=True, everywhere=everywhere)
+
+    def lineage(self) -> str:
+        """A digest that is another after any server was restarted, or a replica took over.
+
+        Raises:
+            Unavailable: not every server can be asked.
+        """
+        for again in (True, False):
+            try:
+                if (found := self._lineage()) is not None:
+                    return found
+                if self._cluster is not None:
+                    self._cluster.nodes_manager.initialize()
+            except UNREACHED as error:
+                if not again:
+                    raise explained(error, self.fail) from None
+            except ClientError as error:
+                raise explained(error, self.fail) from None
+        raise unavailable("the store changes its servers")
+
+    def _lineage(self) -> str | None:
+        """None if one of them is no master any more."""
+        told = []
+        for client in self.masters():
+            server: Any = client.info("server")
+            replication: Any = client.info("replication")
+            if replication["role"] != "master":
+                return None
+            told.append(f"{server['run_id']} {replication['master_replid']}")
+        return hashlib.sha256("\n".join(sorted(told)).encode()).hexdigest()
 
     def close(self) -> None:
         """Close all connections."""
@@ -108,30 +156,36 @@ class Servers:
         self._failed = True
         return self._on_defect(message)
 
-    def _twice(self, calls: Sequence[Call], *, writes: bool) -> list[Any]:
+    def _tried(self, calls: Sequence[Call], *, writes: bool, everywhere: bool = False) -> list[Any]:
         if self._failed:
             raise StoreFailed("the store has failed")
-        try:
-            return self._once(calls, writes=writes)
-        except UNREACHED:
-            pass  # Somebody else may serve the keys by now.
-        except ClientError as error:
-            raise explained(error, self.fail) from None
-        try:
-            if self._cluster is not None:
-                self._cluster.nodes_manager.initialize()
-            return self._once(calls, writes=writes)
-        except ClientError as error:
-            raise explained(error, self.fail) from None
+        pauses, unreached = iter(_PAUSES_S), False
+        while True:
+            try:
+                if unreached and self._cluster is not None:
+                    self._cluster.nodes_manager.initialize()
+                return self._once(calls, writes=writes, everywhere=everywhere)
+            except MOVING as error:
+                if (pause := next(pauses, None)) is None:
+                    raise explained(error, self.fail) from None
+                time.sleep(pause)
+            except ClientError as error:
+                # Perhaps somebody else serves the keys by now.
+                if unreached or not isinstance(error, UNREACHED):
+                    raise explained(error, self.fail) from None
+            unreached = True
 
-    def _once(self, calls: Sequence[Call], *, writes: bool) -> list[Any]:
+    def _once(self, calls: Sequence[Call], *, writes: bool, everywhere: bool) -> list[Any]:
         answers: list[Any] = [None] * len(calls)
         replicated = True
         for client, places in self._by_server(calls):
-            found = self._send(client, [calls[place] for place in places], writes=writes)
-            if writes and self.replicas:
+            wanted = self._wanted(client, everywhere=everywhere) if writes else 0
+            found = self._send(client, [calls[place] for place in places], wanted, writes=writes)
+            if writes:
+                self._check_settings(found.pop())
+            if wanted:
                 reached = found.pop()
-                replicated &= isinstance(reached, int) and reached >= self.replicas
+                replicated &= isinstance(reached, int) and reached >= wanted
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
         for answer in answers:
@@ -140,6 +194,13 @@ class Servers:
         if not replicated:
             raise NotReplicated
         return answers
+
+    def _check_settings(self, settings: Any) -> None:
+        if isinstance(settings, Exception):
+            raise settings
+        if fault := setting_fault(settings, self.replicas):
+            _log.error("nothing is acknowledged any more: Redis was changed", why=fault)
+            raise self.fail(f"Redis does not serve any more: {fault}")
 
     def _by_server(self, calls: Sequence[Call]) -> list[tuple[Redis, list[int]]]:
         if self._single is not None:
@@ -151,14 +212,56 @@ class Servers:
             places.setdefault(node.name, (client, []))[1].append(place)
         return list(places.values())
 
-    def _send(self, client: Redis, calls: Sequence[Call], *, writes: bool) -> list[Any]:
-        """All on one connection: WAIT is about what its own connection wrote."""
+    def _wanted(self, client: Redis, *, everywhere: bool) -> int:
+        """How many replicas must have a write."""
+        if not everywhere:
+            return self.replicas
+        told: Any = client.info("replication")
+        return max(self.replicas, int(told["connected_slaves"]))
+
+    def _send(
+        self, client: Redis, calls: Sequence[Call], replicas: int, *, writes: bool
+    ) -> list[Any]:
+        """All on one connection: WAIT is about what its own connection wrote.
+
+        Returns:
+            The answers to the calls, and for writes to WAIT, if replicas are asked for, and the
+            server's settings.
+        """
+        commands: list[tuple[str | int | bytes, ...]] = [call.command for call in calls]
+        together = writes and self._may_share_sync(calls)
+        if together:
+            commands = [("MULTI",), *commands, ("EXEC",)]
+        executed = len(commands)
+        if replicas:
+            commands.append(("WAIT", replicas, WAIT_MS))
+        if writes:
+            commands.append(("CONFIG GET", *SETTINGS))
         pipeline: Any = client.pipeline(transaction=False)
-        for call in calls:
-            pipeline.execute_command(*call.command)
-        if writes and self.replicas:
-            pipeline.execute_command("WAIT", self.replicas, WAIT_MS)
-        return list(pipeline.execute(raise_on_error=False))
+        for command in commands:
+            pipeline.execute_command(*command)
+        answers = list(pipeline.execute(raise_on_error=False))
+        if not together:
+            return answers
+        return [*_executed(answers[:executed]), *answers[executed:]]
+
+    def _may_share_sync(self, calls: Sequence[Call]) -> bool:
+        """Whether all may be executed in one go, and so be synced once.
+
+        A server syncs whenever it has executed what it read at once, some 32 kB, hence a lane or
+        two. In a cluster a transaction is of one slot. Scripts fail each by itself.
+        """
+        scripts = all(call.command[0] == "EVAL" for call in calls)
+        return scripts and len(calls) > 1 and self._single is not None
+
+
+def _executed(answers: Sequence[Any]) -> list[Any]:
+    """What EXEC answered; the first error if it was not executed."""
+    *queued, executed = answers
+    for answer in (*queued, executed):
+        if isinstance(answer, Exception):
+            raise answer
+    return list(executed)
 
 
 def _options(config: RedisConfig) -> dict[str, Any]:

@@ -1,19 +1,22 @@
-"""The store in Redis, for one aggregator process.
+"""The store in Redis, which several aggregators may share.
 
 What decides is in Redis, and changes in one script a lane. Memory holds the windows' facts and
-phases, and what this process adds to each lane. Signed documents (parameters, rosters) stay in
-the process's own SQLite file: they are the key-holder's, and each aggregator fetches its own. The
-same file pins which windows were opened (:mod:`.pins`).
+phases as they were last seen, and what this process adds to each lane. Signed documents
+(parameters, rosters) stay in the process's own SQLite file: they are the key-holder's, and each
+aggregator fetches its own. The same file pins which windows were opened (:mod:`.pins`), and has
+this aggregator's journal of what it acknowledged (:mod:`.journal`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
-from gridveil.protocol.errors import IntegrityLost, Reason, Unavailable, WrongState
+import structlog
+
+from gridveil.clock import Clock
+from gridveil.protocol.errors import Reason, Unavailable, WrongState
 from gridveil.protocol.layout import DIGEST_BYTES
 from gridveil.protocol.release import ENTRY_BYTES, LaneSum
 from gridveil_services.aggregator.config import RedisConfig
@@ -21,66 +24,77 @@ from gridveil_services.aggregator.store.database import Database
 from gridveil_services.aggregator.store.interface import (
     Equivocation,
     LaneBatch,
-    Moved,
-    NotOpen,
     Outcome,
     Phase,
     StoredReceipt,
     StoreFailed,
     Window,
 )
-from gridveil_services.aggregator.store.redis import scripts
-from gridveil_services.aggregator.store.redis.admission import Step, next_step
 from gridveil_services.aggregator.store.redis.checks import check_server
+from gridveil_services.aggregator.store.redis.commits import Commits
+from gridveil_services.aggregator.store.redis.failures import unavailable
+from gridveil_services.aggregator.store.redis.journal import Journal
 from gridveil_services.aggregator.store.redis.keys import CityKeys
-from gridveil_services.aggregator.store.redis.lanes import Lanes, receipts_in
+from gridveil_services.aggregator.store.redis.lanes import Lanes, Marker
 from gridveil_services.aggregator.store.redis.layout import corrupt
-from gridveil_services.aggregator.store.redis.pins import Pins, phase_of
-from gridveil_services.aggregator.store.redis.servers import Call, Servers, script
+from gridveil_services.aggregator.store.redis.pins import Pins, Record, phase_of
+from gridveil_services.aggregator.store.redis.replica import AcknowledgementLost, Replica
+from gridveil_services.aggregator.store.redis.servers import Call, Servers
 from gridveil_services.aggregator.store.redis.windows import Windows
-from gridveil_services.aggregator.store.redis.writer import LaneWriter
 
-_Place = tuple[int, int]
-"""Start of a window, and one of its lanes."""
-
-
-@dataclass
-class _Queue:
-    """Batches of one lane that wait for their outcome, and what is known of the lane."""
-
-    room: int
-    batches: list[tuple[int, LaneBatch]] = field(default_factory=list)
-    """With their place in the call."""
-    known: dict[bytes, StoredReceipt] = field(default_factory=dict)
-
-    def settle(self, answers: Sequence[Outcome], outcomes: dict[int, Outcome]) -> None:
-        """The first batches have their outcomes."""
-        for (place, _), outcome in zip(self.batches, answers, strict=False):
-            outcomes[place] = outcome
-        del self.batches[: len(answers)]
+_log = structlog.get_logger()
 
 
 class RedisStore:
     """``Store`` on Redis servers, with a :class:`Database` for what a server may forget."""
 
-    def __init__(self, servers: Servers, database: Database, city_id: bytes) -> None:
+    def __init__(self, servers: Servers, database: Database, city_id: bytes, clock: Clock) -> None:
         """Compare Redis with the file: a window that is not whole in it is poisoned."""
         self._servers = servers
         self._keys = CityKeys(city_id.hex())
         self._lanes = Lanes(servers, self._keys)
         self._remote = Windows(servers, self._keys, self._lanes)
         self._pins = Pins(database)
+        self._journal = Journal(database)
         self._windows: dict[int, Window] = {}
+        self._joined: set[int] = set()
+        """Windows whose reports this process may acknowledge."""
         self._sealed: dict[int, int] = {}
-        self._writers: dict[_Place, LaneWriter] = {}
+        self._whole: dict[int, Sequence[Marker]] = {}
+        """Lanes of sealed windows as all have vouched for them."""
+        self._why: dict[int, str] = {}
+        """What is wrong with a window that is about to be poisoned."""
+        self._seen: dict[int, set[str]] = {}
+        """Who takes part in each window, as the file has it."""
         self._unclean: set[int] = set()
-        self._doubtful: set[_Place] = set()
-        """Lanes that may hold what not enough replicas have."""
+        self._commits = Commits(
+            servers,
+            self._keys,
+            self._windows,
+            self.window,
+            self._journal,
+            self._poison,
+            self._realign,
+        )
+        self._replica = Replica(
+            self._pins.name(),
+            servers,
+            self._keys,
+            self._lanes,
+            self._remote,
+            self._pins,
+            self._journal,
+            clock,
+        )
+        self._replica.unchanged_since()
         self._forgotten = max(self._pins.forgotten(), self._remote.forgotten())
         self._load()
+        self.follow()
 
     @classmethod
-    def open(cls, config: RedisConfig, database: Database, city_id: bytes) -> RedisStore:
+    def open(
+        cls, config: RedisConfig, database: Database, city_id: bytes, clock: Clock
+    ) -> RedisStore:
         """A store on servers that were looked at first.
 
         Raises:
@@ -90,7 +104,7 @@ class RedisStore:
             servers = Servers(config, database.fail)
             try:
                 check_server(servers, CityKeys(city_id.hex()))
-                return cls(servers, database, city_id)
+                return cls(servers, database, city_id, clock)
             except BaseException:
                 servers.close()
                 raise
@@ -100,35 +114,49 @@ class RedisStore:
             raise StoreFailed(error.message) from None
 
     def close(self) -> None:
-        """Close all connections."""
+        """Let somebody else lead, and close all connections."""
+        self._replica.resign()
         self._servers.close()
 
-    def open_window(self, window: Window) -> Window:
-        if (held := self._windows.get(window.start)) is not None:
-            return held
-        if window.start <= self._forgotten:
+    @property
+    def leads(self) -> bool:
+        return self._replica.leads
+
+    def open_window(self, window: Window, opens: int | None = None) -> Window:
+        start = window.start
+        if (known := self.window(start)) is not None:
+            return known
+        if start <= self._forgotten:
             raise WrongState(Reason.WINDOW_CLOSED, "the window is closed")
         self._clean()
-        held = self._remote.open(window)
-        if held.phase is Phase.OPEN and not self._remote.align(held):
-            self._windows[held.start] = held
-            return self._poison(held.start)
+        lineage, since = self._replica.unchanged_since()
+        late = (start if opens is None else opens) <= since
+        doubt = "it may have taken reports before the servers were changed" if late else ""
+        held = self._remote.open(window, lineage, doubt)
         self._keep(held)
-        return held
+        if held.phase is Phase.POISONED:
+            return self._poison(start, doubt)
+        if held.phase is Phase.OPEN and not self._remote.align(held):
+            return self._poison(start, "a lane is gone")
+        self._join(start)
+        return self._windows[start]
 
     def move_window(self, window: Window) -> bool:
         held = self._windows.get(window.start)
-        if held is None or held.phase is not Phase.OPEN:
+        if held is None or held.phase is not Phase.OPEN or not self.leads:
             return False
         moved = replace(window, phase=held.phase)
         if not self._remote.move(held, moved):
             return False
-        self._drop_writers(window.start)
+        self._commits.drop_writers(window.start)
         self._keep(moved)
         return True
 
     def window(self, start: int) -> Window | None:
-        return self._windows.get(start)
+        window = self._windows.get(start)
+        if window is not None and window.phase is Phase.OPEN and start not in self._joined:
+            return None
+        return window
 
     def windows(self) -> Sequence[Window]:
         return sorted(self._windows.values(), key=lambda window: window.start)
@@ -140,31 +168,31 @@ class RedisStore:
         markers = self._lanes.markers(window)
         return sum(marker.reports for marker in markers if marker is not None)
 
-    def known(self, start: int, meter_ids: Sequence[bytes]) -> Mapping[bytes, StoredReceipt]:
+    def known(
+        self,
+        start: int,
+        meter_ids: Sequence[bytes],
+        lane_of: Callable[[bytes], int] | None = None,
+    ) -> Mapping[bytes, StoredReceipt]:
         window = self._windows.get(start)
         if window is None or not meter_ids:
             return {}
-        found = self._lanes.known(window, meter_ids)
-        self._confirm((start, lane) for lane in found)
+        found = self._lanes.known(window, meter_ids, lane_of)
+        self._commits.confirm((start, lane) for lane in found)
+        if not window.phase.settled:
+            # They are acknowledged again, perhaps by another aggregator than the first time.
+            self._journal.add(
+                {
+                    (start, lane): {meter: held.digest for meter, held in of_lane.items()}
+                    for lane, of_lane in found.items()
+                }
+            )
         return {meter: held for of_lane in found.values() for meter, held in of_lane.items()}
 
     def commit(self, batches: Sequence[LaneBatch], accepted_at_ms: int) -> Sequence[Outcome]:
-        outcomes: dict[int, Outcome] = {}
-        queues: dict[_Place, _Queue] = {}
-        for place, batch in enumerate(batches):
-            window = self._windows.get(batch.window_start)
-            if window is None or window.phase is not Phase.OPEN:
-                outcomes[place] = NotOpen(None if window is None else window.phase)
-            elif window.parameters_digest != batch.parameters_digest:
-                outcomes[place] = Moved()
-            else:
-                lane = batch.window_start, batch.lane
-                queue = queues.setdefault(lane, _Queue(window.lane_capacity))
-                queue.batches.append((place, batch))
-        while queues:
-            self._round(queues, accepted_at_ms, outcomes)
-            queues = {lane: queue for lane, queue in queues.items() if queue.batches}
-        return [outcomes[place] for place in range(len(batches))]
+        if self._replica.clock_differs:
+            raise unavailable("the clocks of the aggregators differ")
+        return self._commits.commit(batches, accepted_at_ms)
 
     def record_equivocation(
         self, start: int, lane: int, meter_id: bytes, parameters_digest: bytes, entry: bytes
@@ -192,31 +220,51 @@ class RedisStore:
         window = self._windows.get(start)
         if window is None or window.phase is not Phase.OPEN:
             return False
-        writers = [writer for (of, _), writer in self._writers.items() if of == start]
-        epoch = self._remote.seal(window, writers)
+        epoch = self._remote.seal(window, self._commits.writers_of(start))
         if epoch is None:
-            self._poison(start)
+            self._poison(start, "a lane is gone, or less far than it was")
         if not epoch:
-            self._look_again(start)
+            self._look_again(start, self._remote.record(start))
             return False
         self._sealed[start] = epoch
-        self._drop_writers(start)
+        self._commits.drop_writers(start)
         self._keep(replace(window, phase=Phase.SEALED))
         return True
+
+    def vouched(self, start: int) -> bool:
+        window = self._windows.get(start)
+        if window is None or window.phase is not Phase.SEALED:
+            return False
+        record = self._remote.record(start)
+        if record is None or (record.window.phase, record.sealed) != (
+            Phase.SEALED,
+            self._sealed[start],
+        ):
+            return False  # ``follow`` finds out what has happened.
+        try:
+            markers = self._replica.vouched(window, record)
+        except AcknowledgementLost as error:
+            self._why[start] = error.message
+            raise
+        if markers is not None:
+            self._whole[start] = markers
+        return markers is not None
 
     def lane_sums(self, start: int) -> Sequence[LaneSum]:
         window = self._windows.get(start)
         if window is None or window.phase not in (Phase.SEALED, Phase.RELEASED):
             return []
         sealed = window.phase is Phase.SEALED
-        return self._lanes.sums(window, self._sealed[start], entries=sealed)
+        whole = self._whole.get(start)
+        return self._lanes.sums(window, self._sealed[start], whole, entries=sealed)
 
     def entries(self, start: int) -> Iterator[bytes]:
         window = self._windows.get(start)
         if window is None or window.phase is not Phase.SEALED:
             return
+        whole = self._whole.get(start)
         for lane in range(window.lanes):
-            yield self._lanes.entries(window, lane, self._sealed[start])
+            yield self._lanes.entries(window, lane, self._sealed[start], whole)
 
     def entries_after(self, start: int, after: int) -> tuple[bytes, int]:
         window = self._windows.get(start)
@@ -233,138 +281,135 @@ class RedisStore:
         if window is None or window.phase not in before:
             return False
         if poisons:
-            self._poison(start)
+            self._poison(start, self._why.get(start, "what is stored is not whole"))
             return True
         settled = replace(window, phase=phase)
         if not self._remote.settle(settled, before):
-            self._look_again(start)
+            self._look_again(start, self._remote.record(start))
             return False
         self._keep(settled)
-        self._unclean.add(start)
         self._clean()
         return True
+
+    def why_poisoned(self, start: int) -> str:
+        return self._pins.why(start)
 
     def forget(self, ended_before: int) -> int:
         self._clean()
         gone = [w for w in self.windows() if w.phase.settled and w.end < ended_before]
         if not gone:
             return 0
-        forgotten = max(self._forgotten, *(window.start for window in gone))
-        self._remote.forget(gone, forgotten)
-        self._forgotten = forgotten
-        self._pins.forget([window.start for window in gone], forgotten)
-        for window in gone:
-            del self._windows[window.start]
-            self._sealed.pop(window.start, None)
-            self._unclean.discard(window.start)
-            self._doubtful -= {(window.start, lane) for lane in range(window.lanes)}
+        self._forgotten = max(self._forgotten, *(window.start for window in gone))
+        self._remote.forget(gone, self._forgotten)
+        self._drop(gone)
         return len(gone)
 
-    def _round(
-        self, queues: Mapping[_Place, _Queue], at_ms: int, outcomes: dict[int, Outcome]
-    ) -> None:
-        """One script call a lane at the most."""
-        steps = []
-        for lane, queue in queues.items():
-            phase = self._windows[lane[0]].phase
-            if phase is not Phase.OPEN:
-                queue.settle([NotOpen(phase)] * len(queue.batches), outcomes)
-                continue
-            step = next_step([batch for _, batch in queue.batches], queue.known, queue.room, at_ms)
-            if step.taken:
-                steps.append((lane, queue, step))
+    def follow(self) -> bool:
+        self._clean()
+        led, leads = self._replica.leads, self._replica.lead()
+        forgotten, starts = self._remote.forgotten(), self._remote.starts()
+        self._forgotten = max(self._forgotten, forgotten)
+        wanted = [s for s in starts - self._windows.keys() if s > self._forgotten]
+        wanted += [w.start for w in self.windows() if not w.phase.settled]
+        for start, record in self._remote.records(wanted).items():
+            if start in self._windows:
+                self._look_again(start, record)
             else:
-                queue.settle(step.outcomes, outcomes)
-        if not steps:
-            return
-        writers = [self._writer(lane) for lane, _, _ in steps]
-        calls = [w.call(self._keys, s) for w, (_, _, s) in zip(writers, steps, strict=True)]
-        try:
-            answers = self._servers.write(calls)
-        except Unavailable:
-            for writer, (lane, _, _) in zip(writers, steps, strict=True):
-                writer.begin_anew()
-                self._doubtful.add(lane)
-            raise
-        # Whatever fails below, no writer may use a number again that is stored.
-        for writer, answer in zip(writers, answers, strict=True):
-            if answer[0] == b"stored":
-                writer.stored()
-        for (lane, queue, step), answer in zip(steps, answers, strict=True):
-            self._take(lane, queue, step, answer, outcomes)
+                self._adopt(start, None, record)
+        self._drop([w for w in self.windows() if w.start <= forgotten and w.start not in starts])
+        if leads and not led:
+            self._finish_moves()
+        return leads
 
-    def _take(
-        self,
-        lane: _Place,
-        queue: _Queue,
-        step: Step,
-        answer: Sequence[Any],
-        outcomes: dict[int, Outcome],
-    ) -> None:
-        """What a lane's script answered to a step."""
-        window = self._windows[lane[0]]
-        match answer:
-            case [b"stored"]:
-                queue.settle(step.outcomes, outcomes)
-                queue.known.update(step.receipts)
-                queue.room -= len(step.receipts)
-            case [b"refused", count, known] if (found := _receipts(known)) is not None:
-                self._confirm([lane] if found else [])
-                queue.known.update(found)
-                queue.room = window.lane_capacity - int(count)
-            case [b"sealed"]:
-                queue.settle([NotOpen(Phase.SEALED)] * len(queue.batches), outcomes)
-            case [b"moved"] if self._remote.align(window):
-                pass
-            case [b"lost"] | [b"moved"] | [b"refused", *_]:
-                self._poison(lane[0])
-                queue.settle([NotOpen(Phase.POISONED)] * len(queue.batches), outcomes)
-            case _:
-                raise self._servers.fail("the store has failed")
-
-    def _writer(self, lane: _Place) -> LaneWriter:
-        if lane not in self._writers:
-            self._writers[lane] = LaneWriter(self._windows[lane[0]], lane[1])
-        return self._writers[lane]
-
-    def _drop_writers(self, start: int) -> None:
-        for place in [place for place in self._writers if place[0] == start]:
-            del self._writers[place]
-
-    def _confirm(self, lanes: Iterable[_Place]) -> None:
-        """Wait until what was found in these lanes is where it must be."""
-        if not self._servers.replicas:
-            return
-        doubtful = [lane for lane in lanes if lane in self._doubtful]
-        if doubtful:
-            keys = [self._keys.lane(*lane).lane for lane in doubtful]
-            self._servers.write([script(scripts.CONFIRM, [key]) for key in keys])
-            self._doubtful.difference_update(doubtful)
+    def _finish_moves(self) -> None:
+        """Whoever led before may have stopped while a window came under other parameters."""
+        for window in self.windows():
+            if window.phase is Phase.OPEN and not self._remote.align(window):
+                self._poison(window.start, "a lane is gone")
 
     def _keep(self, window: Window) -> None:
-        self._pins.put(window)
-        self._windows[window.start] = window
+        if self._windows.get(window.start) != window:
+            self._pins.put(window)
+            self._windows[window.start] = window
+        if window.phase.settled:
+            self._commits.drop_writers(window.start)
+            self._whole.pop(window.start, None)
+            self._replica.forget(window.start)
+            self._journal.forget([window.start])
+            self._unclean.add(window.start)
 
-    def _poison(self, start: int) -> Window:
+    def _drop(self, gone: Sequence[Window]) -> None:
+        """Forget windows."""
+        if not gone:
+            return
+        self._pins.forget([window.start for window in gone], self._forgotten)
+        self._journal.forget([window.start for window in gone])
+        for window in gone:
+            start = window.start
+            del self._windows[start]
+            for held in (self._sealed, self._whole, self._why, self._seen):
+                held.pop(start, None)
+            self._joined.discard(start)
+            self._unclean.discard(start)
+            self._commits.forget(window)
+            self._replica.forget(start)
+
+    def _poison(self, start: int, why: str) -> Window:
         """Never release the window: the file says so even if Redis cannot be told now."""
         window = replace(self._windows[start], phase=Phase.POISONED)
+        if self._windows[start] != window:
+            _log.error("what is stored of a window is not whole", window=start, why=why)
+        self._pins.poison(window, why)
         self._keep(window)
-        self._drop_writers(start)
-        self._unclean.add(start)
         with suppress(Unavailable):
-            self._remote.settle(window, (Phase.OPEN, Phase.SEALED), missing=True)
+            self._remote.settle(window, (Phase.OPEN, Phase.SEALED), missing=True, why=why)
         self._clean()
         return window
 
-    def _look_again(self, start: int) -> None:
-        """Somebody else has changed a window's phase."""
-        record, window = self._remote.record(start), self._windows[start]
+    def _join(self, start: int) -> None:
+        """Take part in a window, unless it is settled meanwhile."""
+        if self._remote.join(start, self._replica.name):
+            self._saw(start, {self._replica.name})
+            self._joined.add(start)
+
+    def _saw(self, start: int, participants: Set[str]) -> None:
+        if new := participants - self._seen.setdefault(start, set()):
+            self._pins.saw(start, new)
+            self._seen[start] |= new
+
+    def _look_again(self, start: int, record: Record | None) -> None:
+        """Take over what others did to a window."""
+        window = self._windows[start]
+        if window.phase.settled or (record is None and start <= self._forgotten):
+            return
         phase = phase_of(window, record)
-        if phase is Phase.POISONED and not window.phase.settled:
-            self._poison(start)
-        elif record is not None and phase is not None and phase is not window.phase:
+        if record is None or phase is None or phase is Phase.POISONED:
+            lost = "its record is gone, or less far than it was"
+            self._poison(start, record.why if record and record.why else lost)
+            return
+        self._saw(start, record.participants)
+        found = replace(record.window, phase=phase)
+        if found != window:
             self._sealed[start] = record.sealed
-            self._keep(replace(window, phase=phase))
+            self._commits.drop_writers(start)
+            if start in self._joined or phase is not Phase.OPEN:
+                self._keep(found)
+            else:
+                self._windows[start] = found
+        takes_part = start in self._joined or phase is Phase.SEALED
+        if takes_part and not phase.settled and self._replica.name not in record.participants:
+            self._join(start)
+
+    def _realign(self, window: Window) -> bool | None:
+        self._look_again(window.start, self._remote.record(window.start))
+        found = self._windows[window.start]
+        if found.phase is Phase.POISONED:
+            return None
+        if found.phase is not Phase.OPEN or found.parameters_digest != window.parameters_digest:
+            return False
+        if not self.leads:
+            raise unavailable("the window comes under other parameters just now")
+        return True if self._remote.align(found) else None
 
     def _clean(self) -> None:
         """Delete what settled windows hold too much; later if Redis cannot be reached."""
@@ -375,48 +420,49 @@ class RedisStore:
 
     def _load(self) -> None:
         pinned = self._pins.windows()
-        for start in sorted(self._remote.starts() | pinned.keys()):
-            pin, record = pinned.get(start), self._remote.record(start)
-            phase = phase_of(pin, record)
-            known = pin if record is None or (pin and pin.phase.settled) else record.window
-            if known is None or phase is None:
-                continue
-            if record is not None:
-                self._sealed[start] = record.sealed
-            self._windows[start] = replace(known, phase=phase)
-            self._doubtful.update((start, lane) for lane in range(known.lanes))
-            self._make_good(start, pin, None if record is None else record.window)
+        starts = self._remote.starts() | pinned.keys()
+        for start, record in sorted(self._remote.records(starts).items()):
+            self._adopt(start, pinned.get(start), record)
 
-    def _make_good(self, start: int, pin: Window | None, stored: Window | None) -> None:
-        """Have the file and Redis say of a window what holds."""
-        window = self._windows[start]
-        if window.phase is Phase.POISONED or not self._is_whole(window):
-            if stored is None or stored.phase is not Phase.POISONED or pin is None:
-                self._poison(start)
+    def _adopt(self, start: int, pin: Window | None, record: Record | None) -> None:
+        """Take up a window that others, or an earlier run, have opened."""
+        phase = phase_of(pin, record)
+        known = pin if record is None or (pin and pin.phase.settled) else record.window
+        if known is None or phase is None:
             return
-        if pin != window:
-            self._keep(window)
+        window = replace(known, phase=phase)
+        self._windows[start] = window
+        self._commits.doubt(known)
+        if record is not None:
+            self._sealed[start] = record.sealed
+            self._saw(start, record.participants)
+        if phase is Phase.POISONED or not self._is_whole(window):
+            lost = "its record or a lane is gone, or less far than it was"
+            why = self._pins.why(start) or (record.why if record else "") or lost
+            self._poison(start, why)
+            return
+        self._make_good(window, pin, record)
+
+    def _make_good(self, window: Window, pin: Window | None, record: Record | None) -> None:
+        """Have the file and Redis say of a window what holds."""
+        if pin != window and (pin is not None or window.phase is not Phase.OPEN):
+            self._pins.put(window)
         if window.phase.settled:
-            self._unclean.add(start)
-            if stored is not None and stored.phase is not window.phase:
+            self._keep(window)
+            if record is not None and record.window.phase is not window.phase:
                 self._remote.settle(window, (Phase.OPEN, Phase.SEALED))
             self._clean()
+        elif pin is not None or window.phase is Phase.SEALED:
+            self._join(window.start)
 
     def _is_whole(self, window: Window) -> bool:
+        markers = self._lanes.markers(window)
         if window.phase is Phase.OPEN:
-            return self._remote.align(window)
+            return all(marker is not None for marker in markers)
         if window.phase is not Phase.SEALED:
             return True
         sealed = self._sealed[window.start]
-        return all(m is not None and m.sealed == sealed for m in self._lanes.markers(window))
-
-
-def _receipts(flat: Sequence[bytes]) -> dict[bytes, StoredReceipt] | None:
-    """What a script found; None if it is not what was written."""
-    try:
-        return receipts_in(flat)
-    except IntegrityLost:
-        return None
+        return all(marker is not None and marker.sealed == sealed for marker in markers)
 
 
 def _equivocation(start: int, meter_id: bytes, both: bytes) -> Equivocation:

@@ -7,7 +7,7 @@ that is missing was lost; the aggregator's own file is written after both.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from gridveil.protocol.errors import IntegrityLost
@@ -48,30 +48,48 @@ class Windows:
 
     def record(self, start: int) -> Record | None:
         """A window's record, or None if there is none that can be read."""
-        key = self._keys.window(start)
-        (answer,) = self._servers.read([Call(key, ("HMGET", key, "facts", "phase", "sealed"))])
-        facts, phase, sealed = answer
-        if facts is None or phase is None:
-            return None
-        try:
-            window = decode_facts(facts, Phase(int(phase)))
-            return Record(window, int(sealed or 0)) if window.start == start else None
-        except (IntegrityLost, ValueError):
-            return None
+        return self.records([start])[start]
 
-    def open(self, window: Window) -> Window:
-        """Make a window known; what is stored of it first stands."""
+    def records(self, starts: Collection[int]) -> dict[int, Record | None]:
+        """Records of windows, of each None if there is none that can be read."""
+        keys = [self._keys.window(start) for start in starts]
+        answers = self._servers.read([Call(key, ("HGETALL", key)) for key in keys])
+        return {s: _record(s, answer) for s, answer in zip(starts, answers, strict=True)}
+
+    def open(self, window: Window, lineage: str, doubt: str) -> Window:
+        """Make a window known; what is stored of it first stands.
+
+        Args:
+            window: its facts.
+            lineage: of the servers now.
+            doubt: why a window without a record cannot be new, or ''.
+        """
         key = self._keys.window(window.start)
         record = self.record(window.start)
         if record is None:
             # Without a record a marked lane is a trace of one that was lost, unless it is empty.
-            whole = self.mark(window, range(window.lanes))
-            window = window if whole else replace(window, phase=Phase.POISONED)
+            if not doubt and not self.mark(window, range(window.lanes)):
+                doubt = "its record is gone"
+            window = replace(window, phase=Phase.POISONED) if doubt else window
             phase = str(int(window.phase))
-            self._servers.write([script(scripts.OPEN_WINDOW, [key], encode_facts(window), phase)])
+            facts = encode_facts(window)
+            self._servers.write([script(scripts.OPEN_WINDOW, [key], facts, phase, lineage, doubt)])
             record = self.record(window.start)
         self._servers.write([Call(self._keys.windows, ("SADD", self._keys.windows, window.start))])
         return window if record is None else record.window
+
+    def join(self, start: int, name: str) -> bool:
+        """Have an aggregator take part in a window that is not settled; whether it does."""
+        call = script(scripts.JOIN, [self._keys.window(start)], name, _OPEN, _SEALED)
+        ((word, *_),) = self._servers.write([call], everywhere=True)
+        return bool(word == b"done")
+
+    def vouch(self, start: int, name: str, sealed: int, digest: str) -> bool:
+        """Say that an aggregator misses nothing in what was sealed; whether that is wanted."""
+        key = self._keys.window(start)
+        call = script(scripts.VOUCH, [key], name, _SEALED, str(sealed), digest)
+        ((word, *_),) = self._servers.write([call])
+        return bool(word == b"done")
 
     def mark(self, window: Window, lanes: Iterable[int]) -> bool:
         """Open lanes, or put empty ones under the window's facts; whether none stands otherwise."""
@@ -110,7 +128,7 @@ class Windows:
             return False
         key = self._keys.window(window.start)
         answer = self._servers.write(
-            [script(scripts.MOVE_WINDOW, [key], encode_facts(window), _OPEN)]
+            [script(scripts.MOVE_WINDOW, [key], encode_facts(window), _OPEN, encode_facts(before))]
         )
         spare = [
             self._keys.lane(window.start, lane).lane for lane in range(window.lanes, before.lanes)
@@ -146,7 +164,9 @@ class Windows:
             return int(epoch)
         return None if word == b"lost" else 0
 
-    def settle(self, window: Window, before: Iterable[Phase], *, missing: bool = False) -> bool:
+    def settle(
+        self, window: Window, before: Iterable[Phase], *, missing: bool = False, why: str = ""
+    ) -> bool:
         """Compare-and-set to the window's phase; ``missing`` if its record may be gone."""
         may = [str(int(phase)) for phase in before] + [""] * missing
         ((word, *_),) = self._servers.write(
@@ -157,6 +177,7 @@ class Windows:
                     encode_facts(window),
                     str(int(window.phase)),
                     secrets.token_hex(8),
+                    why,
                     *may,
                 )
             ]
@@ -192,3 +213,23 @@ class Windows:
             yield Call(keys.lane, ("UNLINK", *fixed, *receipts))
         key = self._keys.window(window.start)
         yield Call(key, ("UNLINK", key))
+
+
+def _record(start: int, answer: Mapping[bytes, bytes]) -> Record | None:
+    try:
+        window = decode_facts(answer[b"facts"], Phase(int(answer[b"phase"])))
+        if window.start != start:
+            return None
+        named = {
+            name.decode(): value.decode() for name, value in answer.items() if name != b"facts"
+        }
+        return Record(
+            window,
+            int(named.get("sealed", "0")),
+            named.get("lineage", ""),
+            named.get("why", ""),
+            frozenset(name[2:] for name in named if name.startswith("r:")),
+            {name[2:]: value for name, value in named.items() if name.startswith("v:")},
+        )
+    except (IntegrityLost, KeyError, ValueError):
+        return None
