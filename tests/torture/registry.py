@@ -9,6 +9,8 @@ from tests.torture.kinds import (
     power_log,
     power_outbox,
     power_store,
+    syscalls_release,
+    syscalls_store,
 )
 from tests.torture.tally import Kind
 
@@ -17,6 +19,8 @@ KINDS: tuple[Kind, ...] = (
     power_outbox.KIND,
     power_log.KIND,
     kill_store.KIND,
+    syscalls_store.KIND,
+    syscalls_release.KIND,
     failovers.KIND,
     partitions.KIND,
 )

@@ -362,8 +362,7 @@ def run(seed: int, budget: int) -> Tally:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr[-4000:]
-    said = json.loads(ran.stdout)
-    return Tally(said["injected"], Counter(said["counts"]), said["violations"])
+    return Tally.from_json(json.loads(ran.stdout))
 
 
 KIND = Kind(
@@ -380,12 +379,7 @@ KIND = Kind(
 def main() -> None:
     """Kill as the command line says; the account as JSON."""
     tally = kill_many(int(sys.argv[1]), int(sys.argv[2]))
-    account = {
-        "injected": tally.injected,
-        "counts": dict(tally.counts),
-        "violations": tally.violations,
-    }
-    print(json.dumps(account))
+    print(json.dumps(tally.to_json()))
 
 
 if __name__ == "__main__":
