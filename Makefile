@@ -20,8 +20,9 @@ SYNCED := $(VENV)/.synced
 
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
-# Processes that `make test` spreads the test files over; 0: none, as for a debugger.
-WORKERS ?= 2
+# Processes that `make test` spreads the test files over: one more than the cores it is made for, as
+# tests wait half of their time. 0: all in one, as a debugger needs.
+WORKERS ?= 3
 BENCH_ARGS ?=
 CRASHES ?= 1000
 MUTATIONS ?= 100000
@@ -31,6 +32,8 @@ TORTURE_ARGS ?= --length $(or $(GRIDVEIL_TORTURE),short)
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
+# A city is several processes: what they import is compiled once, not by each of them.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test check format proto proto-check vectors vectors-check bench mutants mutants-list crashes mutations torture clean
 
@@ -42,7 +45,7 @@ setup: $(SYNCED) ## Create .venv with both packages, all extras and the developm
 demo: $(SYNCED) ## Run a whole city on this machine (DEMO_ARGS="...")
 	$(BIN)/gridveil demo $(DEMO_ARGS)
 
-test: $(SYNCED) ## Run the tests, two files at a time (WORKERS=2 PYTEST_ARGS="...")
+test: $(SYNCED) ## Run the tests, several files at a time (WORKERS=3 PYTEST_ARGS="...")
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(SYNCED) ## Linters, types, architecture, and generated files against their sources

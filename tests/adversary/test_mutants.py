@@ -40,8 +40,10 @@ class Outcome:
 
 
 def copy_packages(folder: Path) -> Path:
+    """The packages and what is compiled of them, which an edit makes out of date."""
     for package in PACKAGES:
-        ignored = shutil.ignore_patterns("__pycache__")
+        # What another process is just writing.
+        ignored = shutil.ignore_patterns("*.pyc.*")
         shutil.copytree(ROOT / package, folder / package, ignore=ignored)
     return folder
 
@@ -62,8 +64,7 @@ def run(copy: Path, attacks: Sequence[Attacks]) -> Outcome:
             **os.environ,
             "PYTHONPATH": os.pathsep.join(map(str, [*found, ROOT])),
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            # Compiled once for all runs, also where nothing is compiled by default.
-            "PYTHONPYCACHEPREFIX": str(copy.parent / "compiled"),
+            # What they share is compiled once, also where nothing is compiled by default.
             "PYTHONDONTWRITEBYTECODE": "",
         },
         stdout=subprocess.PIPE,
