@@ -39,9 +39,9 @@ def cut(wheel: Path, role: str, folder: Path) -> Path:
             for name in whole.namelist()
             if _belongs(name, ROLES[role]) and not name.endswith("/")
         }
-    for name in kept:
+    for name, data in kept.items():
         if _ENTRY_POINTS.fullmatch(name):
-            kept[name] = _commands(kept[name].decode(), ROLES[role]).encode()
+            kept[name] = _commands(data.decode(), ROLES[role]).encode()
     (record,) = (name for name in kept if _RECORD.fullmatch(name))
     del kept[record]
     folder.mkdir(parents=True, exist_ok=True)
