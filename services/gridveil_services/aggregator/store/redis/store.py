@@ -127,6 +127,9 @@ class RedisStore:
         self._keep(moved)
         return True
 
+    def probe(self) -> None:
+        self._servers.write([script(scripts.PROBE, [self._keys.windows])])
+
     def window(self, start: int) -> Window | None:
         return self._windows.get(start)
 
