@@ -20,9 +20,9 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 PACKAGE = "gridveil_services"
 ROLES = {
-    "aggregator": ("rpc", "aggregator"),
-    "keyholder": ("rpc", "releaselog", "keyholder"),
-    "totals": ("rpc", "releaselog", "totals"),
+    "aggregator": ("metrics", "rpc", "aggregator"),
+    "keyholder": ("metrics", "rpc", "releaselog", "keyholder"),
+    "totals": ("metrics", "rpc", "releaselog", "totals"),
     "witness": ("rpc", "witness"),
 }
 """What each role is made of, below the package."""
