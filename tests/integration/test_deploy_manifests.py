@@ -59,7 +59,7 @@ def pods(overlay: str, manifests: Manifests) -> dict[str, Pod]:
     return found
 
 
-@pytest.mark.parametrize("version", ["1.25", "1.32", "1.37"])
+@pytest.mark.parametrize("version", ["1.25", "1.37"])
 def test_every_object_is_valid_to_the_last_field(manifests: Manifests, version: str) -> None:
     assert len(manifests.objects) >= 24
     for value in manifests.objects.values():
@@ -379,10 +379,14 @@ def test_configurations_are_taken_by_the_services_themselves(
     totals = TotalsConfig.load(tmp_path / "totals.toml")
     aggregator = AggregatorConfig.load(tmp_path / "aggregator.toml")
     pods = manifests.pods()
-    listens = {"keyholder": keyholder, "totals": totals, "aggregator": aggregator}
-    for name, config in listens.items():
+    listens = {
+        "keyholder": keyholder.listen,
+        "totals": totals.listen,
+        "aggregator": aggregator.listen,
+    }
+    for name, listen in listens.items():
         (port,) = pods[name].container["ports"]
-        assert str(config.listen) == f"0.0.0.0:{port['containerPort']}"
+        assert listen == f"0.0.0.0:{port['containerPort']}"
     assert aggregator.keyholder == "keyholder.gridveil-keyholder:7440"
     assert not keyholder.policy.development
     assert (aggregator.redis is not None) == (overlay == "cluster")
