@@ -143,9 +143,7 @@ class Network:
         delay = world.source.choice([0.01, 1.0, 60.0, 1200.0]) * world.source.random()
         world.scheduler.at(world.now + delay, arrive)
 
-    def _run_all(
-        self, process: Process, master: Master, commands: Sequence[Command]
-    ) -> list[Any]:
+    def _run_all(self, process: Process, master: Master, commands: Sequence[Command]) -> list[Any]:
         answers, run_id = [], master.run_id
         for place, command in enumerate(commands):
             if place and self.world.profile.switching:

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from tests.simulation.cluster.process import Process
     from tests.simulation.cluster.world import World
 
-CHANGES = {"first start", "master restarted", "failover", "failover, replica behind", "flushed", "put back"}
+CHANGES = {
+    "first start",
+    "master restarted",
+    "failover",
+    "failover, replica behind",
+    "flushed",
+    "put back",
+}
 """After these a window that was not settled may be given up."""
 LOSSES = {"failover, replica behind", "flushed", "put back"}
 

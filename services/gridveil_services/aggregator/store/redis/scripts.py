@@ -10,6 +10,9 @@ from __future__ import annotations
 _HEAD = "#!lua\n"
 _READ_ONLY = "#!lua flags=no-writes\n"
 
+PROBE = _HEAD + "return 1"
+"""Nothing, refused like every script that writes: without memory, replicas or a disk."""
+
 OPEN_LANE = (
     _HEAD
     + """

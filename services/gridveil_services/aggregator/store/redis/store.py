@@ -30,6 +30,7 @@ from gridveil_services.aggregator.store.interface import (
     StoreFailed,
     Window,
 )
+from gridveil_services.aggregator.store.redis import scripts
 from gridveil_services.aggregator.store.redis.checks import check_server
 from gridveil_services.aggregator.store.redis.commits import Commits
 from gridveil_services.aggregator.store.redis.failures import unavailable
@@ -39,7 +40,7 @@ from gridveil_services.aggregator.store.redis.lanes import Lanes, Marker
 from gridveil_services.aggregator.store.redis.layout import corrupt
 from gridveil_services.aggregator.store.redis.pins import Pins, Record, phase_of
 from gridveil_services.aggregator.store.redis.replica import AcknowledgementLost, Replica
-from gridveil_services.aggregator.store.redis.servers import Call, Servers
+from gridveil_services.aggregator.store.redis.servers import Call, Servers, script
 from gridveil_services.aggregator.store.redis.windows import Windows
 
 _log = structlog.get_logger()
@@ -151,6 +152,9 @@ class RedisStore:
         self._commits.drop_writers(window.start)
         self._keep(moved)
         return True
+
+    def probe(self) -> None:
+        self._servers.write([script(scripts.PROBE, [self._keys.windows])])
 
     def window(self, start: int) -> Window | None:
         window = self._windows.get(start)

@@ -1,0 +1,36 @@
+"""Whether the store takes reports."""
+
+from __future__ import annotations
+
+import time
+
+from gridveil.protocol.errors import Unavailable
+from gridveil_services.aggregator.committer import Committer
+from gridveil_services.aggregator.store.interface import Store
+
+PATIENCE_S = 2.0
+"""Real seconds for the store to say that it would take a report."""
+DOUBT_S = 5.0
+"""Real seconds after a failed commit in which only another commit that succeeds is believed."""
+
+
+class StoreReadiness:
+    """Asks the store beside the commits, in the thread that makes them."""
+
+    def __init__(self, store: Store, committer: Committer) -> None:
+        self._store = store
+        self._committer = committer
+
+    def __call__(self) -> bool:
+        """Whether a report would be stored now, as far as can be known without one."""
+        failed_at = self._committer.failed_at
+        if failed_at is not None and time.monotonic() < failed_at + DOUBT_S:
+            return False
+        return self._committer.run(self._probe, timeout_s=PATIENCE_S)
+
+    def _probe(self) -> bool:
+        try:
+            self._store.probe()
+        except Unavailable:
+            return False
+        return True
