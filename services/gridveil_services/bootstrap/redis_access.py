@@ -10,7 +10,8 @@ USER = "gridveil"
 REPLICATION_USER = "replica"
 COMMANDS = (
     "+eval +wait +info +config|get +scan +get +set +exists +unlink +hget +hmget +hgetall +hset"
-    " +hsetnx +hincrby +llen +lrange +rpush +sadd +smembers +srem +cluster|slots +command +ping"
+    " +hsetnx +hincrby +llen +lrange +rpush +sadd +smembers +srem +hdel +time +cluster|slots"
+    " +multi +exec +command +ping"
 )
 """All that an aggregator does; docs/operations.md says the same."""
 
