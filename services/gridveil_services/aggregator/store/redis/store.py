@@ -142,7 +142,7 @@ class RedisStore:
         self._keep(held)
         if held.phase is Phase.POISONED:
             return self._poison(start, doubt)
-        if held.phase is Phase.OPEN and not self._remote.align(held):
+        if not self._remote.align(held):
             return self._poison(start, "a lane is gone")
         self._join(start)
         return self._windows[start]
