@@ -72,6 +72,10 @@ class Releaser:
             self._due.clear()
             return 60.0
         sealed = [window for window in self._store.windows() if window.phase is Phase.SEALED]
+        # Others settle windows too.
+        for start in (self._due.keys() | self._failures.keys()) - {w.start for w in sealed}:
+            self._due.pop(start, None)
+            self._failures.pop(start, None)
         for window in sealed:
             if self._due.get(window.start, 0.0) <= time.monotonic():
                 self._try(window)
