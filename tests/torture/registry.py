@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.torture.kinds import (
+    kill_ingest,
     kill_store,
     power_log,
     power_outbox,
@@ -17,6 +18,7 @@ KINDS: tuple[Kind, ...] = (
     power_outbox.KIND,
     power_log.KIND,
     kill_store.KIND,
+    kill_ingest.KIND,
     syscalls_store.KIND,
     syscalls_release.KIND,
 )
