@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.torture.kinds import (
     failovers,
+    kill_ingest,
     kill_store,
     partitions,
     power_log,
@@ -19,6 +20,7 @@ KINDS: tuple[Kind, ...] = (
     power_outbox.KIND,
     power_log.KIND,
     kill_store.KIND,
+    kill_ingest.KIND,
     syscalls_store.KIND,
     syscalls_release.KIND,
     failovers.KIND,
