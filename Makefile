@@ -20,9 +20,8 @@ SYNCED := $(VENV)/.synced
 
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
-# Processes that `make test` spreads the test files over: one more than the cores it is made for, as
-# tests wait half of their time. 0: all in one, as a debugger needs.
-WORKERS ?= 3
+# Processes that `make test` spreads the test files over, for two cores; 0: none, as for a debugger.
+WORKERS ?= 2
 BENCH_ARGS ?=
 CRASHES ?= 1000
 MUTATIONS ?= 100000
@@ -45,7 +44,7 @@ setup: $(SYNCED) ## Create .venv with both packages, all extras and the developm
 demo: $(SYNCED) ## Run a whole city on this machine (DEMO_ARGS="...")
 	$(BIN)/gridveil demo $(DEMO_ARGS)
 
-test: $(SYNCED) ## Run the tests, several files at a time (WORKERS=3 PYTEST_ARGS="...")
+test: $(SYNCED) ## Run the tests, two files at a time (WORKERS=2 PYTEST_ARGS="...")
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(SYNCED) ## Linters, types, architecture, and generated files against their sources
