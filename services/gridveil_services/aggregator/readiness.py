@@ -17,14 +17,15 @@ DOUBT_S = 5.0
 class StoreReadiness:
     """Asks the store beside the commits, in the thread that makes them."""
 
-    def __init__(self, store: Store, committer: Committer) -> None:
+    def __init__(self, store: Store, committer: Committer, *, doubt_s: float = DOUBT_S) -> None:
+        self._doubt_s = doubt_s
         self._store = store
         self._committer = committer
 
     def __call__(self) -> bool:
         """Whether a report would be stored now, as far as can be known without one."""
         failed_at = self._committer.failed_at
-        if failed_at is not None and time.monotonic() < failed_at + DOUBT_S:
+        if failed_at is not None and time.monotonic() < failed_at + self._doubt_s:
             return False
         return self._committer.run(self._probe, timeout_s=PATIENCE_S)
 
