@@ -76,12 +76,19 @@ class LocalCity:
 
 @contextmanager
 def running_city(
-    folder: Path, fleet: Fleet, meters: int, *, aggregator_core: int | None, other_core: int | None
+    folder: Path,
+    fleet: Fleet,
+    meters: int,
+    *,
+    aggregator_core: int | None,
+    other_core: int | None,
+    metrics: str | None = None,
 ) -> Iterator[LocalCity]:
     """A city of ``meters`` meters with real processes; stopped at the end of the block.
 
     Meters are enrolled in one run of the key-holder and take effect in its next, which starts at
     the end of ``WINDOW``: a scaled clock allows that, and no process waits a quarter of an hour.
+    With ``metrics`` the aggregator serves them at that address.
     """
     addresses = {role: f"127.0.0.1:{port}" for role, port in zip(SERVICES, _ports(), strict=True)}
     options = CityOptions(
@@ -93,6 +100,9 @@ def running_city(
         addresses=addresses,
     )
     paths = create_city(folder / "city", options)
+    if metrics is not None:
+        with paths.config("aggregator").open("a") as file:
+            file.write(f'\n[metrics]\nlisten = "{metrics}"\n')
     with _service(paths, "keyholder", NOON + 1 - time.time(), other_core):
         _enrol(paths, fleet, meters)
     ahead = WINDOW + LENGTH + 1 - time.time()
