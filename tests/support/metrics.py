@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from gridveil.protocol.v1 import aggregator_pb2
@@ -44,6 +45,38 @@ def series(text: str) -> Series:
 def value(found: Series, name: str, **labels: str) -> float:
     """One sample; KeyError if there is none."""
     return found[name, tuple(sorted(labels.items()))]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric as docs/observability.md shows it."""
+
+    name: str
+    roles: str
+    kind: str
+    labels: str
+    meaning: str
+
+    def __str__(self) -> str:
+        labels = self.labels or "-"
+        return f"| `{self.name}` | {self.roles} | {self.kind} | {labels} | {self.meaning} |"
+
+
+def rows(texts: Mapping[str, str]) -> list[Row]:
+    """Every metric that the roles expose, by name."""
+    found: dict[str, list[tuple[str, Metric]]] = {}
+    for role, text in texts.items():
+        for family in text_string_to_metric_families(text):
+            found.setdefault(family.name, []).append((role, family))
+    made = []
+    for name, told in sorted(found.items()):
+        family = told[0][1]
+        suffix = "_total" if family.type == "counter" else ""
+        labels = {label for _, f in told for sample in f.samples for label in sample.labels}
+        roles = "all" if len(told) == len(texts) else ", ".join(role for role, _ in told)
+        shown = ", ".join(f"`{label}`" for label in sorted(labels - {"le"}))
+        made.append(Row(name + suffix, roles, family.type, shown, family.documentation))
+    return made
 
 
 @dataclass(frozen=True)

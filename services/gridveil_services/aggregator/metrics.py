@@ -69,6 +69,8 @@ class AggregatorMetrics(ProcessMetrics):
             buckets=RELEASE_BUCKETS_S,
             registry=registry,
         )
+        for phase in (None, *(phase for phase in Phase if phase.settled)):
+            self._releases.labels(_outcome(phase))
 
     def stage(self, stage: Stage) -> AbstractContextManager[object]:
         return self._stages[stage].time()
@@ -99,8 +101,7 @@ class AggregatorMetrics(ProcessMetrics):
         self._store_failures.labels(reason.value).inc()
 
     def attempted(self, phase: Phase | None, seconds: float) -> None:
-        outcome = "retry" if phase is None else phase.name.lower()
-        self._releases.labels(outcome).observe(seconds)
+        self._releases.labels(_outcome(phase)).observe(seconds)
 
     def look_at(self, store: Store, committer: Committer, clock: Clock) -> None:
         """Tell of the windows that are held, and of the work in progress."""
@@ -121,6 +122,10 @@ class AggregatorMetrics(ProcessMetrics):
             "Time since the end of the oldest window that is not settled; 0 if there is none.",
             lambda: oldest_unsettled_s(store, clock.now()),
         )
+
+
+def _outcome(phase: Phase | None) -> str:
+    return "retry" if phase is None else phase.name.lower()
 
 
 def windows_by_phase(store: Store) -> Mapping[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +30,8 @@ class Served(Protocol):
     def certificate_expires(self) -> float: ...
 
     def conditions(self) -> dict[str, bool]: ...
+
+    def methods(self) -> Iterable[str]: ...
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,15 @@ class ProcessMetrics:
         self._call_count.labels(method.removeprefix("/"), code, reason.value).inc()
 
     def tell_of(self, server: Served) -> None:
-        """Tell of a server's readiness and certificate, too."""
+        """Tell of a server's readiness and certificate, too.
+
+        A counter that begins at one looks to a scraper as if nothing had happened: hence the zeros.
+        """
+        for method in server.methods():
+            name = method.removeprefix("/")
+            self._call_count.labels(name, "OK", "")
+            self._call_count.labels(name, "INTERNAL", Reason.INTERNAL.value)
+            self._call_seconds.labels(name)
         self.looked_up.gauge(
             "gridveil_ready",
             "1 if a condition of readiness holds; the service is ready if all do.",

@@ -141,6 +141,10 @@ class Server:
         """What must hold for it to be ready, by name, and whether it does now."""
         return self.readiness.look()
 
+    def methods(self) -> list[str]:
+        """The paths of what it serves."""
+        return [method.path for binding in self.bindings for method in binding.methods()]
+
     def look(self) -> None:
         """Find out whether it is ready now; watchers are told."""
         self._health.look()
