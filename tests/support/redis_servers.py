@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import ConnectionError
+from redis.exceptions import AuthenticationError, ConnectionError
 
 from gridveil_services.aggregator.config import RedisConfig
 
@@ -157,6 +157,20 @@ def spare_port() -> int:
             except (OSError, OverflowError):
                 continue
             return port
+
+
+def refuses_strangers(port: int) -> bool:
+    """Whether a server is up; it must not let anybody in who has no name."""
+    client: Any = Redis(_HOST, port, protocol=2)
+    try:
+        client.ping()
+    except AuthenticationError:
+        return True
+    except ConnectionError:
+        return False
+    finally:
+        client.close()
+    raise AssertionError("it lets anybody in")
 
 
 @cache
