@@ -22,6 +22,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 CRASHES ?= 1000
+IMAGES ?= all
 MUTATIONS ?= 100000
 
 # The environment is always this one, whatever the caller has activated.
@@ -29,7 +30,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
-.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench mutants mutants-list crashes mutations clean
+.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench images mutants mutants-list crashes mutations clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +75,9 @@ mutants-list: $(SYNCED) ## The broken builds, a line each
 
 bench: $(SYNCED) ## Measure this machine (BENCH_ARGS="meter ingest release")
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+images: $(SYNCED) ## Install every target of deploy/Dockerfile by its own steps (IMAGES=one: the aggregator only)
+	GRIDVEIL_IMAGES=$(IMAGES) $(BIN)/python -m pytest -q tests/integration/test_deploy_images.py $(PYTEST_ARGS)
 
 crashes: $(SYNCED) ## Kill the key-holder CRASHES times in the midst of releases
 	GRIDVEIL_CRASHES=$(CRASHES) $(BIN)/python -m pytest -q --timeout 7200 \
