@@ -24,6 +24,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 BENCH_ARGS ?=
 CRASHES ?= 1000
+IMAGES ?= all
 MUTATIONS ?= 100000
 TORTURE_ARGS ?= --length $(or $(GRIDVEIL_TORTURE),short)
 
@@ -34,7 +35,7 @@ unexport VIRTUAL_ENV
 # A city is several processes: what they import is compiled once, not by each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench mutants mutants-list crashes mutations torture clean
+.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench images mutants mutants-list crashes mutations torture clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -79,6 +80,9 @@ mutants-list: $(SYNCED) ## The broken builds, a line each
 
 bench: $(SYNCED) ## Measure this machine (BENCH_ARGS="meter ingest release")
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+images: $(SYNCED) ## Install every target of deploy/Dockerfile by its own steps (IMAGES=one: the aggregator only)
+	GRIDVEIL_IMAGES=$(IMAGES) $(BIN)/python -m pytest -q tests/integration/test_deploy_images.py $(PYTEST_ARGS)
 
 crashes: $(SYNCED) ## Kill the key-holder CRASHES times in the midst of releases
 	GRIDVEIL_CRASHES=$(CRASHES) $(BIN)/python -m pytest -q --timeout 7200 \

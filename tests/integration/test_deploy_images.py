@@ -31,7 +31,7 @@ STAGES = stages()
 TARGETS = ("keyholder", "aggregator", "totals", "witness", "tools")
 SERVICES = TARGETS[:-1]
 ALL = os.environ.get("GRIDVEIL_IMAGES") == "all"
-"""Whether every target is installed and not only the aggregator."""
+"""Whether every target is installed and not only the aggregator: `make images`."""
 
 
 class Machine:

@@ -5,6 +5,7 @@ The city and its secrets are made by the very commands of deploy/README.md.
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import signal
@@ -15,8 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redis import Redis
-from redis.exceptions import AuthenticationError, ConnectionError
 
 from gridveil_services.demo.processes import first_line
 from tests.support import guide, redis_servers
@@ -59,16 +58,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
 class Cluster:
     """A city's pods as processes of this machine."""
 
-    def __init__(self, folder: Path, made: Made) -> None:
+    def __init__(self, folder: Path, made: Made, patch: str | None = None) -> None:
+        """``patch``: one more of the overlay's ``patchesStrategicMerge``."""
         self.folder = folder
         self.city = made.city
         self.secrets = made.secrets
         self.ports = {port: spare_port() for port in PORTS}
         self.replica_port = spare_port()
-        self.manifests = self._render(made.city, made.overlay)
+        self.manifests = self._render(made.city, made.overlay, patch)
         self._running: list[subprocess.Popen[bytes]] = []
 
-    def _render(self, city: Path, overlay: str) -> Manifests:
+    def _render(self, city: Path, overlay: str, patch: str | None) -> Manifests:
         tree = self.folder / "k8s"
         shutil.copytree(K8S, tree)
         for name in ("keyholder", "totals"):
@@ -76,7 +76,12 @@ class Cluster:
         base = tree / "base" / "aggregator"
         where = tree / "overlays" / "cluster" if overlay == "cluster" else base
         self._take(city / "aggregator" / "aggregator.toml", where)
-        return render(tree / "overlays" / overlay)
+        own = tree / "overlays" / overlay
+        if patch is not None:
+            (own / "more.yaml").write_text(patch)
+            with (own / "kustomization.yaml").open("a") as kustomization:
+                kustomization.write("patchesStrategicMerge:\n  - more.yaml\n")
+        return render(own)
 
     def _take(self, source: Path, folder: Path) -> None:
         (folder / source.name).write_text(self.here(source.read_text()))
@@ -199,10 +204,6 @@ def test_the_clusters_redis_is_one_that_its_aggregator_takes(cluster: Cluster) -
         ("redis-replica", cluster.replica_port),
     ):
         start_redis(cluster, name, port)
-    stranger = Redis("127.0.0.1", cluster.ports["6379"], protocol=2)
-    with pytest.raises(AuthenticationError):
-        stranger.ping()
-    stranger.close()
     cluster.serve("keyholder")
     cluster.serve("aggregator")
     assert cluster.probe("aggregator") == 1
@@ -225,20 +226,7 @@ def start_redis(cluster: Cluster, name: str, port: int) -> None:
         command[-2:] = ["127.0.0.1", str(cluster.ports["6379"])]
     pod.workload["spec"]["template"]["spec"]["containers"][0]["command"] = command
     cluster.start(name, "--bind", "127.0.0.1", "--port", str(port))
-    redis_servers.until(lambda: answers(port))
-
-
-def answers(port: int) -> bool:
-    client = Redis("127.0.0.1", port, protocol=2)
-    try:
-        client.ping()
-    except AuthenticationError:
-        return True
-    except ConnectionError:
-        return False
-    finally:
-        client.close()
-    return True
+    redis_servers.until(lambda: redis_servers.refuses_strangers(port))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -284,3 +272,33 @@ def test_the_committed_configurations_are_what_the_guide_makes_but_for_the_city(
         ]
         assert set(differing) <= {("city_id", "city_id"), ("identity_key", "identity_key")}
         assert ("city_id", "city_id") in differing
+
+
+def test_a_pod_with_a_split_key_waits_for_its_officers(
+    tmp_path: Path, made: dict[str, Made]
+) -> None:
+    city = tmp_path / "city"
+    shutil.copytree(made["embedded"].city, city)
+    config = ["--config", str(city / "keyholder" / "keyholder.toml")]
+    split = ["keyholder", "split-kek", *config, "--shares", "3", "--threshold", "2"]
+    guide.gridveil(*split, "--out", str(tmp_path / "shares"), "--destroy-plain")
+    sealed = (city / "keyholder" / "kek.sealed").read_bytes()
+    cluster = Cluster(tmp_path, made["embedded"], guide.block("yaml"))
+    name = ("gridveil-keyholder", "keyholder-kek")
+    secret = {"data": {"kek.sealed": base64.b64encode(sealed).decode()}}
+    cluster.secrets = {**cluster.secrets, name: secret}
+    try:
+        process = cluster.start("keyholder")
+        log = cluster.pod("keyholder")[1] / "log"
+        redis_servers.until(lambda: "waiting for officers" in log.read_text())
+        assert cluster.probe("keyholder") == 3
+        (line,) = guide.lines("kubectl exec ")
+        unseal = cluster.words("keyholder", line.split(" -- ")[1].split(" < ")[0].split())
+        for share in ("share-1.json", "share-3.json"):
+            with (tmp_path / "shares" / share).open("rb") as stdin:
+                subprocess.run(unseal, stdin=stdin, capture_output=True, check=True)
+        assert b"serving" in first_line(process, START_S)
+        cluster.become_ready("keyholder")
+        assert cluster.stop() == [0]
+    finally:
+        cluster.kill()

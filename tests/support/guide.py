@@ -25,6 +25,12 @@ def lines(beginning: str) -> list[str]:
     return found
 
 
+def block(language: str) -> str:
+    """The one code block in a language."""
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
 def gridveil(*words: str) -> str:
     """What the command prints."""
     done = subprocess.run(

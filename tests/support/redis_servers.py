@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import ConnectionError
+from redis.exceptions import AuthenticationError, ConnectionError
 
 from gridveil_services.aggregator.config import RedisConfig
 from tests.support.ports import HOST, spare_port
@@ -150,6 +150,20 @@ class RedisCluster:
     def _is_whole(server: RedisServer) -> bool:
         told = bytes(server.client.execute_command("CLUSTER", "INFO")).decode()
         return "cluster_state:ok" in told and "cluster_known_nodes:3" in told
+
+
+def refuses_strangers(port: int) -> bool:
+    """Whether a server is up; it must not let anybody in who has no name."""
+    client: Any = Redis(HOST, port, protocol=2)
+    try:
+        client.ping()
+    except AuthenticationError:
+        return True
+    except ConnectionError:
+        return False
+    finally:
+        client.close()
+    raise AssertionError("it lets anybody in")
 
 
 @cache
