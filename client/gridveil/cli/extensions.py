@@ -28,6 +28,7 @@ _MARKUP: MarkupMode = "markdown"
 _EXTRAS = {
     "tenseal": "gridveil[meter]",
     "zstandard": "gridveil[meter]",
+    "hdrh": "gridveil[loadtest]",
     "demandlib": "gridveil[profiles]",
     "pandas": "gridveil[profiles]",
 }
