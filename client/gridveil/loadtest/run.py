@@ -83,7 +83,8 @@ def run(load: Load, city: City, advance: Advance = lambda _what, _count: None) -
     parameters = _parameters(city.gateway)
     policy = parameters.policy
     window_s = city.clock.real(policy.window_length)
-    _check(load, policy, len(city.meters), city.clock)
+    check(load, policy, len(city.meters), city.clock)
+    plan_windows(load, parameters, city.clock, time.monotonic())  # refused before it takes time
     result = Result(load, window_s)
     with ExitStack() as stack:
         processes = _Processes(load, city, parameters, stack)
@@ -95,7 +96,7 @@ def run(load: Load, city: City, advance: Advance = lambda _what, _count: None) -
             outcomes = released(city.operator, windows, city.clock)
             advance(TOTALS, len(outcomes))
             used = city.cpu_seconds()
-            result.cpu_s = {role: used[role] - before.get(role, 0.0) for role in used}
+            result.cpu_s = _spent(before, used)
         except KeyboardInterrupt:
             result.interrupted = True
             windows, tallies, outcomes = processes.windows, processes.stop(), None
@@ -140,7 +141,7 @@ def plan_windows(
     ]
 
 
-def _check(load: Load, policy: CityPolicy, meters: int, clock: Clock) -> None:
+def check(load: Load, policy: CityPolicy, meters: int, clock: Clock) -> None:
     """CONFIG_INVALID if this load cannot be put on this city."""
     if not policy.development:
         raise _invalid(
@@ -266,6 +267,12 @@ def _parameters(profile: Profile) -> CityParameters:
     return open_city_parameters(
         reply.parameters, reply.signature, profile.identity_key, profile.city_id
     )
+
+
+def _spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """CPU time by role; without those that were started again meanwhile."""
+    spent = {role: used - before.get(role, 0.0) for role, used in after.items()}
+    return {role: seconds for role, seconds in spent.items() if seconds >= 0}
 
 
 def _add(result: Result, window: WindowResult) -> None:

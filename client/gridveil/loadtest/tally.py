@@ -85,7 +85,7 @@ class Prepared(NamedTuple):
 
 @dataclass
 class Tally:
-    """What became of the reports of a window, or of several: each counted once, however often sent."""
+    """What became of the reports of one window or of several, each counted once."""
 
     sent: int = 0
     accepted: int = 0
