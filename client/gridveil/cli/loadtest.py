@@ -105,7 +105,7 @@ def loadtest(
     --junit out.xml
 
     Example: gridveil loadtest --profile springfield/gateway --operator springfield/operator
-    --fleet fleet.jsonl --meters 5000 --windows 4 --rate 500 --duplicates 1% --bad 0.5%
+    --fleet fleet.jsonl --meters 5000 --windows 4 --rate 20 --duplicates 1% --bad 0.5%
     """
     from gridveil.loadtest.load import Load, Mixture
     from gridveil.loadtest.thresholds import Threshold
