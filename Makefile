@@ -21,6 +21,7 @@ SYNCED := $(VENV)/.synced
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+LOADTEST_ARGS ?= --meters 20000 --rate max --duration 60 --fail-if 'errors>0'
 CRASHES ?= 1000
 MUTATIONS ?= 100000
 
@@ -29,7 +30,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
-.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench mutants mutants-list crashes mutations clean
+.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench loadtest mutants mutants-list crashes mutations clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +75,9 @@ mutants-list: $(SYNCED) ## The broken builds, a line each
 
 bench: $(SYNCED) ## Measure this machine (BENCH_ARGS="meter ingest release")
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+loadtest: $(SYNCED) ## Put a load on a city on this machine (LOADTEST_ARGS="...")
+	$(BIN)/gridveil loadtest $(LOADTEST_ARGS)
 
 crashes: $(SYNCED) ## Kill the key-holder CRASHES times in the midst of releases
 	GRIDVEIL_CRASHES=$(CRASHES) $(BIN)/python -m pytest -q --timeout 7200 \

@@ -174,6 +174,7 @@ def test_a_local_citys_windows_are_as_long_as_their_reports_take() -> None:
         (replace(POLICY, development=False), MIXED, "must be a development city"),
         (replace(POLICY, noise=NOISE), MIXED, "have noise"),
         (POLICY, replace(MIXED, meters=1_001), "holds 1000 meters"),
+        (replace(POLICY, min_cohort=981), MIXED, "over fewer than 981"),
         (POLICY, replace(MIXED, batch=POLICY.batch_limit + 1), "--batch is at most"),
         (POLICY, replace(MIXED, rate=1.0), "fewer --meters, or a higher --rate"),
     ],

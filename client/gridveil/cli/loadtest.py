@@ -142,7 +142,7 @@ def _run(load: Load, city: AbstractContextManager[City], json: bool) -> Result:
     from gridveil.loadtest.run import run
 
     try:
-        with city as running, _progress(load, json) as advance:
+        with city as running, _progress(json) as advance:
             return run(load, running, advance)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
@@ -173,21 +173,26 @@ def _there(
 
 
 @contextmanager
-def _progress(load: Load, quiet: bool) -> Iterator[Advance]:
+def _progress(quiet: bool) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from gridveil.loadtest.maker import METERS
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     shown = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     hidden = quiet or not shown.is_terminal
     with Progress(*columns, TimeElapsedColumn(), console=shown, disable=hidden) as bars:
-        tasks = {METERS: bars.add_task(METERS, total=load.meters)}
+        tasks: dict[str, TaskID] = {}
 
-        def advance(what: str, count: int) -> None:
+        def advance(what: str, count: int, of: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=None)
+                tasks[what] = bars.add_task(what, total=of)
             bars.advance(tasks[what], count)
 
         yield advance

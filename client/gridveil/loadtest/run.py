@@ -36,8 +36,12 @@ _LEAD_S_A_REPORT = 0.0003
 _STOP_S = 5.0
 TOTALS = "totals verified"
 
-Advance = Callable[[str, int], None]
-"""Told what was done, and how many more of it."""
+Advance = Callable[[str, int, int], None]
+"""Told what was done, how many more of it, and of how many in all."""
+
+
+def _ignore(_what: str, _count: int, _of: int) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Result:
         return all(window.compared and window.compared.exact for window in self.windows)
 
 
-def run(load: Load, city: City, advance: Advance = lambda _what, _count: None) -> Result:
+def run(load: Load, city: City, advance: Advance = _ignore) -> Result:
     """Run a load test to its end, or to an interrupt from the keyboard.
 
     Raises:
@@ -94,7 +98,7 @@ def run(load: Load, city: City, advance: Advance = lambda _what, _count: None) -
             before = city.cpu_seconds()
             tallies = processes.play(windows, advance)
             outcomes = released(city.operator, windows, city.clock)
-            advance(TOTALS, len(outcomes))
+            advance(TOTALS, len(outcomes), len(windows))
             used = city.cpu_seconds()
             result.cpu_s = _spent(before, used)
         except KeyboardInterrupt:
@@ -150,6 +154,8 @@ def check(load: Load, policy: CityPolicy, meters: int, clock: Clock) -> None:
         )
     if policy.noise is not None:
         raise _invalid("the city's totals have noise: there is nothing exact to compare with")
+    if load.meters - load.late < policy.min_cohort:
+        raise _invalid(f"no total of this city is over fewer than {policy.min_cohort} reports")
     if meters < load.meters:
         raise _invalid(f"the fleet holds {meters} meters, and --meters is {load.meters}")
     if load.batch > policy.batch_limit:
@@ -181,6 +187,11 @@ class _Processes:
         self._makers: list[Worker] = []
         self._senders: list[Worker] = []
         self._tallies: dict[int, Tally] = {}
+        self._load = load
+        self._totals = {
+            maker.METERS: load.meters,
+            maker.CIPHERTEXTS: self.plan.each * load.processes,
+        }
         encoded, digest = parameters.encode(), parameters.digest
         for process in range(load.processes):
             theirs, ours = multiprocessing.get_context("spawn").Pipe()
@@ -202,9 +213,14 @@ class _Processes:
     def play(self, windows: list[Timed], advance: Advance) -> dict[int, Tally]:
         """Send all windows; what became of their reports."""
         self.windows = windows
+        each = self._load.timely + self._load.late
+        self._totals[sender.SENT] = each * len(windows)
         for worker in self._senders:
             worker.pipe.send(windows)
         self._listen({worker.pipe for worker in self._senders}, Done, advance)
+        for tally in self._tallies.values():
+            if missing := each - tally.settled:
+                tally.errors["was not sent, or not counted"] += abs(missing)
         return self._tallies
 
     def stop(self) -> dict[int, Tally]:
@@ -213,7 +229,7 @@ class _Processes:
         try:
             for pipe in waiting:
                 pipe.send(Stop())
-            self._listen(waiting, Done, lambda _what, _count: None, time.monotonic() + _STOP_S)
+            self._listen(waiting, Done, _ignore, time.monotonic() + _STOP_S)
         except (OSError, GridveilError, KeyboardInterrupt):
             pass
         return self._tallies
@@ -234,7 +250,7 @@ class _Processes:
                 if isinstance(said, last):
                     pipes.discard(pipe)
                 elif isinstance(said, Progress):
-                    advance(said.what, said.done)
+                    advance(said.what, said.done, self._totals[said.what])
                 elif isinstance(said, WindowSent):
                     self._tallies.setdefault(said.number, Tally()).add(said.tally)
 
