@@ -20,6 +20,7 @@ from gridveil.loadtest.sender import Done, SendJob, Stop, Timed, WindowSent
 from gridveil.loadtest.tally import Tally
 from gridveil.loadtest.totals import Compared, expected_sums, released
 from gridveil.loadtest.worker import Failed, Pipe, Progress, Ready, Worker
+from gridveil.operator import Outcome
 from gridveil.profile import Profile
 from gridveil.protocol.city import CityParameters, CityPolicy, open_city_parameters
 from gridveil.protocol.errors import GridveilError, InternalFault, MalformedInput, Reason
@@ -90,28 +91,37 @@ def run(load: Load, city: City, advance: Advance = _ignore) -> Result:
     check(load, policy, len(city.meters), city.clock)
     plan_windows(load, parameters, city.clock, time.monotonic())  # refused before it takes time
     result = Result(load, window_s)
+    outcomes: dict[int, Outcome] | None = None
     with ExitStack() as stack:
         processes = _Processes(load, city, parameters, stack)
         try:
             processes.get_ready(advance)
-            windows = plan_windows(load, parameters, city.clock, time.monotonic())
             before = city.cpu_seconds()
-            tallies = processes.play(windows, advance)
-            outcomes = released(city.operator, windows, city.clock)
-            advance(TOTALS, len(outcomes), len(windows))
-            used = city.cpu_seconds()
-            result.cpu_s = _spent(before, used)
+            processes.play(plan_windows(load, parameters, city.clock, time.monotonic()), advance)
+            outcomes = released(city.operator, processes.windows, city.clock)
+            advance(TOTALS, len(outcomes), len(processes.windows))
+            result.cpu_s = _spent(before, city.cpu_seconds())
         except KeyboardInterrupt:
             result.interrupted = True
-            windows, tallies, outcomes = processes.windows, processes.stop(), None
-    for window in windows:
-        if tally := tallies.get(window.number):
+            processes.stop()
+    for window in processes.windows:
+        if tally := processes.tallies.get(window.number):
             compared = None
             if outcomes is not None:
-                sums = expected_sums(policy, processes.plan, window.number, tally.places)
-                compared = Compared(tally.accepted, sums, outcomes.get(window.number))
+                compared = _compared(policy, processes.plan, window, tally, outcomes)
             _add(result, WindowResult(window.start, tally, compared))
     return result
+
+
+def _compared(
+    policy: CityPolicy,
+    plan: PoolPlan,
+    window: Timed,
+    tally: Tally,
+    outcomes: Mapping[int, Outcome],
+) -> Compared:
+    sums = expected_sums(policy, plan, window.number, tally.places)
+    return Compared(tally.accepted, sums, outcomes.get(window.number))
 
 
 def plan_windows(
@@ -186,7 +196,8 @@ class _Processes:
         self.windows: list[Timed] = []
         self._makers: list[Worker] = []
         self._senders: list[Worker] = []
-        self._tallies: dict[int, Tally] = {}
+        self.tallies: dict[int, Tally] = {}
+        """What became of the windows' reports, by number."""
         self._load = load
         self._totals = {
             maker.METERS: load.meters,
@@ -200,7 +211,7 @@ class _Processes:
             job = MakerJob(load, process, encoded, meters, neighbour)
             self._makers.append(Worker(f"maker {process}", maker.make, theirs, job))
             stack.callback(self._makers[-1].stop)
-            send = SendJob(load, process, city.gateway, city.clock, digest, parameters.policy.grace)
+            send = SendJob(load, process, city.gateway, city.clock, digest)
             self._senders.append(Worker(f"sender {process}", sender.send, ours, send))
             stack.callback(self._senders[-1].stop)
             theirs.close()
@@ -210,21 +221,21 @@ class _Processes:
         """Wait until meters, ciphertexts and connections are ready."""
         self._listen({w.pipe for w in (*self._makers, *self._senders)}, Ready, advance)
 
-    def play(self, windows: list[Timed], advance: Advance) -> dict[int, Tally]:
-        """Send all windows; what became of their reports."""
+    def play(self, windows: list[Timed], advance: Advance) -> None:
+        """Send all windows."""
         self.windows = windows
         each = self._load.timely + self._load.late
         self._totals[sender.SENT] = each * len(windows)
         for worker in self._senders:
             worker.pipe.send(windows)
         self._listen({worker.pipe for worker in self._senders}, Done, advance)
-        for tally in self._tallies.values():
+        for window in windows:
+            tally = self.tallies.setdefault(window.number, Tally())
             if missing := each - tally.settled:
                 tally.errors["was not sent, or not counted"] += abs(missing)
-        return self._tallies
 
-    def stop(self) -> dict[int, Tally]:
-        """End early; what was counted so far."""
+    def stop(self) -> None:
+        """End early, and take in what was counted so far."""
         waiting = {worker.pipe for worker in self._senders} if self.windows else set()
         try:
             for pipe in waiting:
@@ -232,7 +243,6 @@ class _Processes:
             self._listen(waiting, Done, _ignore, time.monotonic() + _STOP_S)
         except (OSError, GridveilError, KeyboardInterrupt):
             pass
-        return self._tallies
 
     def _listen(
         self,
@@ -252,7 +262,7 @@ class _Processes:
                 elif isinstance(said, Progress):
                     advance(said.what, said.done, self._totals[said.what])
                 elif isinstance(said, WindowSent):
-                    self._tallies.setdefault(said.number, Tally()).add(said.tally)
+                    self.tallies.setdefault(said.number, Tally()).add(said.tally)
 
 
 def _receive(pipe: Pipe) -> object:

@@ -32,6 +32,7 @@ SENT = "reports answered"
 _METHOD = "/gridveil.v1.Aggregator/SubmitReports"
 _ROLE = "aggregator"
 _TELL_S = 0.25
+"""Real seconds between two messages of progress."""
 _CONNECT_S = 20.0
 _AFTER_CLOSE_S = 0.05
 """Real seconds after a window's closing before its late reports are sent."""
@@ -49,7 +50,6 @@ class SendJob:
     profile: Profile
     clock: Clock
     parameters_digest: bytes
-    grace: int
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,7 @@ class Sender:
                 endings.append(ends.create_task(self._end(window, tally, calls, tell)))
             await asyncio.gather(*endings)
             telling.cancel()
+        tell(Progress(SENT, self._answered))
 
     def _ask(self, number: int) -> None:
         """Have a window's reports made while those before it are sent."""
