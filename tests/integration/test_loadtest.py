@@ -32,7 +32,7 @@ METERS = 200
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One city for all tests here: each plays windows that none before has played."""
-    load = Load(meters=METERS, windows=1)
+    load = Load(meters=METERS, windows=1, mixture=Mixture(late=0.02))
     with running_city(load, lambda _text: None, Services()) as running:
         write_fleet(running.paths.fleet, running.city.meters)
         yield running
