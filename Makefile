@@ -23,6 +23,7 @@ PYTEST_ARGS ?=
 # Processes that `make test` spreads the test files over, for two cores; 0: none, as for a debugger.
 WORKERS ?= 2
 BENCH_ARGS ?=
+LOADTEST_ARGS ?= --meters 20000 --rate max --duration 60 --fail-if 'errors>0'
 CRASHES ?= 1000
 IMAGES ?= all
 MUTATIONS ?= 100000
@@ -35,7 +36,7 @@ unexport VIRTUAL_ENV
 # A city is several processes: what they import is compiled once, not by each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench images mutants mutants-list crashes mutations torture clean
+.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench images loadtest mutants mutants-list crashes mutations torture clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -83,6 +84,9 @@ bench: $(SYNCED) ## Measure this machine (BENCH_ARGS="meter ingest release")
 
 images: $(SYNCED) ## Install every target of deploy/Dockerfile by its own steps (IMAGES=one: the aggregator only)
 	GRIDVEIL_IMAGES=$(IMAGES) $(BIN)/python -m pytest -q tests/integration/test_deploy_images.py $(PYTEST_ARGS)
+
+loadtest: $(SYNCED) ## Put a load on a city on this machine (LOADTEST_ARGS="...")
+	$(BIN)/gridveil loadtest $(LOADTEST_ARGS)
 
 crashes: $(SYNCED) ## Kill the key-holder CRASHES times in the midst of releases
 	GRIDVEIL_CRASHES=$(CRASHES) $(BIN)/python -m pytest -q --timeout 7200 \
