@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tests.adversary.mutants.log import LOG_MUTANTS
 from tests.adversary.mutants.noise import NOISE_MUTANTS
+from tests.adversary.mutants.redis import REDIS_MUTANTS
 from tests.adversary.mutants.release import RELEASE_MUTANTS
 from tests.adversary.mutants.verifiers import VERIFIERS_MUTANTS
 
-MUTANTS = RELEASE_MUTANTS | LOG_MUTANTS | VERIFIERS_MUTANTS | NOISE_MUTANTS
+MUTANTS = RELEASE_MUTANTS | LOG_MUTANTS | VERIFIERS_MUTANTS | NOISE_MUTANTS | REDIS_MUTANTS
