@@ -2,6 +2,7 @@
 
     python -m tests.simulation.cluster --seeds 0-7 --days 2
     python -m tests.simulation.cluster --seeds 3 --days 1 --last     the end of what happened, too
+    python -m tests.simulation.cluster --write     the traces that tests replay, after a change
 
 A violation says which seed, after how many steps, and how to see it again.
 """
@@ -12,7 +13,7 @@ import argparse
 import sys
 from collections import Counter
 
-from tests.simulation.cluster.runs import Run, run
+from tests.simulation.cluster.runs import Run, run, write_traces
 
 
 def seeds(text: str) -> list[int]:
@@ -25,7 +26,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=seeds, default=[0], help="a number, or FIRST-LAST")
     parser.add_argument("--days", type=float, default=1.0, help="simulated, for each seed")
     parser.add_argument("--last", action="store_true", help="what happened last")
+    parser.add_argument("--write", action="store_true", help="renew the committed traces")
     arguments = parser.parse_args()
+    if arguments.write:
+        write_traces()
+        return 0
     total: Counter[str] = Counter()
     runs: list[Run] = []
     for seed in arguments.seeds:

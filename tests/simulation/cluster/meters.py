@@ -69,9 +69,12 @@ class Meters:
         self.keys = enrolled_meters(enrolled)
         self._made: dict[int, _Made] = {}
         self.on = True
+        """Whether they report by themselves."""
 
     def plan(self, window: int) -> None:
         """Have a window's reports come, more or less in its time."""
+        if not self.on:
+            return
         source, rules = self._world.source, self._world.keyholder.parameters.policy.rules
         meters = list(range(METERS))
         source.shuffle(meters)
