@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
+from gridveil.clock import SystemClock
 from gridveil_services.aggregator.config import AggregatorConfig
 from gridveil_services.keyholder.config import KeyHolderConfig
 from gridveil_services.totals.config import TotalsConfig
 from tests.support import guide, redis_servers
 from tests.support.dockerfiles import ROOT, stages
-from tests.support.redis_servers import spare_port
+from tests.support.ports import spare_port
 
 COMPOSE = ROOT / "deploy" / "compose.yaml"
 SERVICES = {"redis", "keyholder", "aggregator", "totals"}
@@ -190,7 +191,7 @@ def test_its_redis_is_one_that_its_aggregator_takes(
             redis_servers.until(lambda: redis_servers.refuses_strangers(port))
             assert subprocess.run(ask, capture_output=True, check=False).returncode == 0
             database = Database(tmp_path / "aggregator.db", SCHEMA)
-            RedisStore.open(config.redis, database, config.city_id).close()
+            RedisStore.open(config.redis, database, config.city_id, SystemClock()).close()
             database.close()
         finally:
             server.terminate()

@@ -19,12 +19,14 @@ from typer.testing import CliRunner, Result
 
 from gridveil.cli.app import app
 from gridveil.clock import ScaledClock
+from gridveil.loadtest.city import LocalSetup
 from gridveil.loadtest.load import Load, Mixture
 from gridveil.loadtest.report import errors, passed
 from gridveil.loadtest.run import Advance, run
 from gridveil.loadtest.sender import SENT
 from gridveil.meter_identity import write_fleet
-from gridveil_services.loadtest.local import Running, Services, running_city
+from gridveil_services.loadtest.local import Running, running_city
+from tests.support.redis_servers import NEEDED
 
 METERS = 200
 
@@ -33,7 +35,7 @@ METERS = 200
 def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One city for all tests here: each plays windows that none before has played."""
     load = Load(meters=METERS, windows=1, mixture=Mixture(late=0.02))
-    with running_city(load, lambda _text: None, Services()) as running:
+    with running_city(load, LocalSetup(), lambda _text: None) as running:
         write_fleet(running.paths.fleet, running.city.meters)
         yield running
 
@@ -152,7 +154,7 @@ def test_an_interrupt_ends_with_what_was_measured_so_far(city: Running) -> None:
         (["--windows", "1", "--late", "21%"], "--late is 0% to 20%"),
         (["--windows", "1", "--batch", "129"], "--batch is at most 128"),
         (["--windows", "1", "--meters", "201"], "the fleet holds 200 meters"),
-        (["--windows", "1", "--local"], "either --profile or --local"),
+        (["--windows", "1", "--local"], "go without --profile"),
         (["--windows", "1", "--junit", "nowhere/out.xml"], "--junit does not exist"),
         (["--windows", "2000"], "one epoch"),
     ],
@@ -182,3 +184,21 @@ def test_one_command_needs_no_city(tmp_path: Path) -> None:
     assert "server CPU, us a report: " in done.stdout
     assert done.stdout.endswith("passed\n")
     assert len(junit(tmp_path).findall(".//testcase")) == 2
+
+
+@NEEDED
+def test_a_worker_killed_half_way_costs_no_report_and_no_total(tmp_path: Path) -> None:
+    ended = CliRunner().invoke(
+        app,
+        [
+            *("loadtest", "--meters", str(METERS), "--windows", "3", "--batch", "8", "--json"),
+            *("--workers", "2", "--kill-worker", "--fail-if", "errors>0"),
+            *("--fail-if", "accepted<600", "--junit", str(tmp_path / "out.xml")),
+        ],
+    )
+    assert ended.exit_code == 0, ended.output
+    told = json.loads(ended.stdout)
+    assert told["accepted"] == 3 * METERS
+    assert sum(told["retries"].values()) > 0, "nobody noticed that a worker was killed"
+    assert [window["exact"] for window in told["windows"]] == [True] * 3
+    assert not junit(tmp_path).findall(".//failure")

@@ -20,7 +20,7 @@ from gridveil.meter_identity import read_fleet
 from gridveil.protocol.errors import GridveilError, MalformedInput, Reason
 
 if TYPE_CHECKING:
-    from gridveil.loadtest.city import City
+    from gridveil.loadtest.city import City, LocalSetup
     from gridveil.loadtest.load import Load
     from gridveil.loadtest.run import Advance, Result
     from gridveil.loadtest.thresholds import Threshold
@@ -49,6 +49,16 @@ def loadtest(
     ] = None,
     local: Annotated[
         bool, typer.Option("--local", help="Make and run a city on this machine; the default.")
+    ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            help="Of a city on this machine: aggregator processes. Several share a Redis Cluster"
+            " that is started for them; needs redis-server."
+        ),
+    ] = 1,
+    kill_worker: Annotated[
+        bool, typer.Option("--kill-worker", help="Kill one of the workers in the middle.")
     ] = False,
     windows: Annotated[int | None, typer.Option(help="How many windows to play.")] = None,
     duration: Annotated[
@@ -104,9 +114,13 @@ def loadtest(
     Example: gridveil loadtest --meters 20000 --rate max --duration 60 --fail-if 'errors>0'
     --junit out.xml
 
+    Example: gridveil loadtest --meters 5000 --workers 2 --kill-worker --windows 3 --fail-if
+    'errors>0'
+
     Example: gridveil loadtest --profile springfield/gateway --operator springfield/operator
     --fleet fleet.jsonl --meters 5000 --windows 4 --rate 20 --duplicates 1% --bad 0.5%
     """
+    from gridveil.loadtest.city import LocalSetup
     from gridveil.loadtest.load import Load, Mixture
     from gridveil.loadtest.thresholds import Threshold
 
@@ -129,9 +143,10 @@ def loadtest(
     if profile is None:
         if operator or fleet or clock_origin:
             raise _usage("--operator, --fleet and --clock-origin go with --profile")
-        city: AbstractContextManager[City] = _local(load, quiet=json)
-    elif local:
-        raise _usage("give either --profile or --local")
+        setup = LocalSetup(workers, kill_worker)
+        city: AbstractContextManager[City] = _local(load, setup, quiet=json)
+    elif local or workers > 1 or kill_worker:
+        raise _usage("--local, --workers and --kill-worker go without --profile")
     else:
         city = nullcontext(_there(load, profile, operator, fleet, clock_origin, clock_rate))
     result = _run(load, city, json)
@@ -148,10 +163,11 @@ def _run(load: Load, city: AbstractContextManager[City], json: bool) -> Result:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _local(load: Load, *, quiet: bool) -> AbstractContextManager[City]:
+def _local(load: Load, setup: LocalSetup, *, quiet: bool) -> AbstractContextManager[City]:
     from gridveil.loadtest.city import local_city
 
-    return local_city()(load, lambda text: None if quiet else typer.echo(f"* {text}", err=True))
+    make = local_city()
+    return make(load, setup, lambda text: None if quiet else typer.echo(f"* {text}", err=True))
 
 
 def _there(

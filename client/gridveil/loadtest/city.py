@@ -23,6 +23,10 @@ def _unknown() -> Mapping[str, float]:
     return {}
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class City:
     """Where to send to, with which meters, on which clock."""
@@ -33,10 +37,31 @@ class City:
     clock: Clock
     cpu_seconds: Callable[[], Mapping[str, float]] = _unknown
     """CPU time that each service has taken so far, by role; empty if nobody knows."""
+    half_way: Callable[[], None] = _nothing
+    """Called when half of all reports are sent."""
 
 
-MakeCity = Callable[[Load, Callable[[str], None]], AbstractContextManager[City]]
-"""Makes and runs a city for a load, and ends it; the second argument is told what happens."""
+MOST_WORKERS = 16
+
+
+@dataclass(frozen=True)
+class LocalSetup:
+    """What a city on this machine is made of."""
+
+    workers: int = 1
+    """Aggregator processes; several share a Redis Cluster that is started for them."""
+    kill_worker: bool = False
+    """Kill one of them in the middle of the test."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.workers <= MOST_WORKERS:
+            raise MalformedInput(Reason.CONFIG_INVALID, f"--workers is 1 to {MOST_WORKERS}")
+        if self.kill_worker and self.workers == 1:
+            raise MalformedInput(Reason.CONFIG_INVALID, "--kill-worker needs --workers 2 or more")
+
+
+MakeCity = Callable[[Load, LocalSetup, Callable[[str], None]], AbstractContextManager[City]]
+"""Makes and runs a city for a load, and ends it; the last argument is told what happens."""
 
 
 def local_city() -> MakeCity:

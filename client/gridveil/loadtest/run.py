@@ -97,7 +97,8 @@ def run(load: Load, city: City, advance: Advance = _ignore) -> Result:
         try:
             processes.get_ready(advance)
             before = city.cpu_seconds()
-            processes.play(plan_windows(load, parameters, city.clock, time.monotonic()), advance)
+            windows = plan_windows(load, parameters, city.clock, time.monotonic())
+            processes.play(windows, _telling_half_way(advance, city.half_way))
             outcomes = released(city.operator, processes.windows, city.clock)
             advance(TOTALS, len(outcomes), len(processes.windows))
             result.cpu_s = _spent(before, city.cpu_seconds())
@@ -111,6 +112,20 @@ def run(load: Load, city: City, advance: Advance = _ignore) -> Result:
                 compared = _compared(policy, processes.plan, window, tally, outcomes)
             _add(result, WindowResult(window.start, tally, compared))
     return result
+
+
+def _telling_half_way(advance: Advance, half_way: Callable[[], None]) -> Advance:
+    """The same, that also calls ``half_way`` once, when half of all reports are sent."""
+    sent = 0
+
+    def told(what: str, count: int, of: int) -> None:
+        nonlocal sent
+        before, sent = sent, sent + count * (what == sender.SENT)
+        if 2 * before < of <= 2 * sent:
+            half_way()
+        advance(what, count, of)
+
+    return told
 
 
 def _compared(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from gridveil.clock import ScaledClock
-from gridveil.loadtest.city import City
+from gridveil.loadtest.city import City, LocalSetup
 from gridveil.loadtest.load import Load
 from gridveil.meter_identity import MeterKeys
 from gridveil.profile import Profile
@@ -22,7 +24,8 @@ from gridveil.registrar import Registrar
 from gridveil_services.bootstrap.city import CityOptions, create_city
 from gridveil_services.bootstrap.layout import SERVICES, CityPaths
 from gridveil_services.demo.processes import ServiceProcess, free_addresses
-from gridveil_services.loadtest.processor_time import cpu_seconds
+from gridveil_services.demo.redis_cluster import RedisCluster
+from gridveil_services.loadtest.processor_time import children, cpu_seconds
 
 WINDOW_S = 60
 """Metering seconds: the shortest there are, so that a day's epoch serves 1,440 windows."""
@@ -46,14 +49,6 @@ _START_S = 1.5
 
 
 @dataclass(frozen=True)
-class Services:
-    """How the services of a local city are started."""
-
-    aggregator_arguments: Sequence[str] = ()
-    """Further arguments of ``gridveil aggregator serve``."""
-
-
-@dataclass(frozen=True)
 class Running:
     """A city that runs."""
 
@@ -64,19 +59,20 @@ class Running:
 
 
 @contextmanager
-def local_city(load: Load, told: Callable[[str], None]) -> Iterator[City]:
+def local_city(load: Load, setup: LocalSetup, told: Callable[[str], None]) -> Iterator[City]:
     """A city with the load's meters enrolled and its services running, until the block ends."""
-    with running_city(load, told, Services()) as running:
+    with running_city(load, setup, told) as running:
         yield running.city
 
 
 @contextmanager
-def running_city(load: Load, told: Callable[[str], None], services: Services) -> Iterator[Running]:
+def running_city(load: Load, setup: LocalSetup, told: Callable[[str], None]) -> Iterator[Running]:
     """The same, with its files and processes."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gridveil-loadtest-"))
         told("making a city on this machine: identities, keys, certificates")
-        paths = create_city(Path(folder) / "city", _options(load))
+        nodes = _redis(Path(folder), told, stack) if setup.workers > 1 else ()
+        paths = create_city(Path(folder) / "city", _options(load, nodes))
         told(f"enrolling {load.meters:,} meters")
         meters = [MeterKeys.create() for _ in range(load.meters)]
         start_s = _enrol(paths, meters)
@@ -88,8 +84,11 @@ def running_city(load: Load, told: Callable[[str], None], services: Services) ->
             )
         told(f"starting key-holder, aggregator and totals service; a window takes {window_s:.1f} s")
         clock = ScaledClock(_MIDNIGHT + _AHEAD_S, time.time(), WINDOW_S / window_s)
-        running = _start(paths, clock, services, stack)
-        yield Running(_city(paths, meters, clock, running), paths, running)
+        running = _start(paths, clock, setup, stack)
+        city = _city(paths, meters, clock, running)
+        if setup.kill_worker:
+            city = replace(city, half_way=lambda: _kill_one(running["aggregator"], told))
+        yield Running(city, paths, running)
 
 
 def window_seconds(load: Load, start_s: float) -> float:
@@ -105,7 +104,18 @@ def window_seconds(load: Load, start_s: float) -> float:
     return max(_SHORTEST_WINDOW_S, start_s * _WINDOW_S_A_START_S, load.sending_s or work_s)
 
 
-def _options(load: Load) -> CityOptions:
+def _redis(folder: Path, told: Callable[[str], None], stack: ExitStack) -> tuple[str, ...]:
+    told("starting a Redis Cluster of three masters")
+    return stack.enter_context(RedisCluster(folder / "redis")).nodes
+
+
+def _kill_one(parent: ServiceProcess, told: Callable[[str], None]) -> None:
+    """Kill one of the workers; it is started again by their parent."""
+    os.kill(children(parent.process.pid)[0], signal.SIGKILL)
+    told("killed a worker")
+
+
+def _options(load: Load, redis_nodes: tuple[str, ...]) -> CityOptions:
     return CityOptions(
         window_length=WINDOW_S,
         grace=_GRACE_WITH_LATE_S if load.late else _GRACE_S,
@@ -114,6 +124,7 @@ def _options(load: Load) -> CityOptions:
         refusals_per_day=MOST_REFUSALS_PER_DAY,
         development=True,
         addresses=free_addresses(),
+        redis_nodes=redis_nodes,
     )
 
 
@@ -131,13 +142,13 @@ def _enrol(paths: CityPaths, meters: Sequence[MeterKeys]) -> float:
 
 
 def _start(
-    paths: CityPaths, clock: ScaledClock, services: Services, stack: ExitStack
+    paths: CityPaths, clock: ScaledClock, setup: LocalSetup, stack: ExitStack
 ) -> dict[str, ServiceProcess]:
     found = {}
     for role in SERVICES:
         service = found[role] = ServiceProcess(role, paths, clock)
-        if role == "aggregator":
-            service.command += services.aggregator_arguments
+        if role == "aggregator" and setup.workers > 1:
+            service.command += ["--workers", str(setup.workers)]
         service.start()
         stack.callback(_stop, service)
     return found

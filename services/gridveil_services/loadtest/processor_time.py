@@ -13,12 +13,19 @@ children that ended, come next."""
 
 def cpu_seconds(pid: int) -> float:
     """User and system time so far, children that ended or still run included; 0 if it is gone."""
-    process = Path("/proc", str(pid))
     try:
-        fields = process.joinpath("stat").read_text().rpartition(") ")[2].split()
-        tasks = list(process.joinpath("task").iterdir())
-        children = [task.joinpath("children").read_text() for task in tasks]
+        fields = Path("/proc", str(pid), "stat").read_text().rpartition(") ")[2].split()
     except OSError:
         return 0.0
     own = sum(int(field) for field in fields[_UTIME : _UTIME + 4]) * _TICK_S
-    return own + sum(cpu_seconds(int(child)) for line in children for child in line.split())
+    return own + sum(map(cpu_seconds, children(pid)))
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of its children; none if it is gone."""
+    try:
+        tasks = list(Path("/proc", str(pid), "task").iterdir())
+        lines = [task.joinpath("children").read_text() for task in tasks]
+    except OSError:
+        return []
+    return [int(child) for line in lines for child in line.split()]
