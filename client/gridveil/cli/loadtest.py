@@ -105,8 +105,8 @@ def loadtest(
 
     Without --profile a city is made, run and removed on this machine. Latency counts from when a
     call was meant to be sent (--rate), or from when it was sent (max). A report is an error if
-    it is not settled when its window's grace period is over, or is answered otherwise than it
-    must be.
+    it did not get in before its window's grace period was over, or was answered otherwise than
+    it must be.
 
     Exit code 1: a condition of --fail-if is met, or a window's total is not that of the accepted
     reports; 130: interrupted.
