@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ TOOL = "strace"
 _PR_SET_PTRACER = 0x59616D61
 _ANYBODY = ctypes.c_ulong(-1)
 _LONGEST_S = 60.0
+_READY = b"."
 
 
 @dataclass(frozen=True)
@@ -68,31 +70,40 @@ def traced(work: Callable[[Callable[[str], None]], None], inject: Case | None) -
         _be_the_child(work, go, saying)
     os.close(go[0])
     os.close(saying[1])
+    assert os.read(saying[0], 1) == _READY
     rules = [f"inject={inject.call}:{inject.fault}:when={inject.nth}"] if inject else []
-    with subprocess.Popen(
-        [TOOL, "-f", "-p", str(child), "-e", f"trace={','.join(CALLS)}"]
-        + [part for rule in rules for part in ("-e", rule)],
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    ) as tracer:
-        assert tracer.stderr is not None
-        first = tracer.stderr.readline()
-        if "attached" not in first:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            raise RuntimeError(f"strace cannot trace here: {first.strip()}")
-        os.write(go[1], b"go")
-        os.close(go[1])
-        if not select.select([tracer.stderr], [], [], _LONGEST_S)[0]:
-            os.kill(child, signal.SIGKILL)
-        trace = tracer.stderr.read()
+    with tempfile.NamedTemporaryFile("r", errors="replace") as written:
+        command = [TOOL, "-f", "-o", written.name, "-p", str(child)]
+        command += ["-e", f"trace={','.join(CALLS)}", *(p for rule in rules for p in ("-e", rule))]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+            assert tracer.stderr is not None
+            first = tracer.stderr.readline()
+            if "attached" not in first:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                raise RuntimeError(f"strace cannot trace here: {first.strip()}")
+            os.write(go[1], b"go")
+            os.close(go[1])
+            hangs = not ends(child, _LONGEST_S)
+            if hangs:
+                os.kill(child, signal.SIGKILL)
+        trace = written.read()
     with os.fdopen(saying[0], "rb") as pipe:
         lines = pipe.read().decode().split("\n")[:-1]
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
+    assert not hangs, f"it hangs: {inject}"
     injected = "(INJECTED)" in trace or code == -signal.SIGKILL
     return Ended(code, lines, injected, trace)
+
+
+def ends(child: int, within_s: float) -> bool:
+    """Whether a child ends in that time; it is not waited for otherwise."""
+    descriptor = os.pidfd_open(child)
+    try:
+        return bool(select.select([descriptor], [], [], within_s)[0])
+    finally:
+        os.close(descriptor)
 
 
 def _be_the_child(
@@ -102,6 +113,7 @@ def _be_the_child(
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _ANYBODY, 0, 0, 0)
     os.close(go[1])
     os.close(saying[0])
+    os.write(saying[1], _READY)
     os.read(go[0], 2)
     try:
         work(lambda line: (os.write(saying[1], f"{line}\n".encode()), None)[1])
@@ -127,7 +139,7 @@ def cases(counts: dict[str, int], seed: int, budget: int) -> Iterator[Case]:
 def counted(trace: str) -> dict[str, int]:
     """Calls in a trace, by kind."""
     found = dict.fromkeys(CALLS, 0)
-    for name in re.findall(r"^(?:\[pid +\d+\] )?(\w+)\(", trace, re.MULTILINE):
+    for name in re.findall(r"^\d+ +(\w+)\(", trace, re.MULTILINE):
         if name in found:
             found[name] += 1
     return found
