@@ -1,6 +1,6 @@
 """Whatever is done to a cluster, in any order: Hypothesis looks for an order that breaks it.
 
-    GRIDVEIL_MACHINE_RUNS=5000 python -m pytest tests/simulation/test_cluster_machine.py
+GRIDVEIL_MACHINE_RUNS=5000 python -m pytest tests/simulation/test_cluster_machine.py
 """
 
 from __future__ import annotations

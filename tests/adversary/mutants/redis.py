@@ -9,6 +9,7 @@ _SCRIPTS = f"{_REDIS}/scripts.py"
 _FILE = "test_redis_simulation.py"
 _LOST = "never_believed"
 _CALLS = "change_nothing"
+_LATE = "after_its_seal"
 _VIOLATION = "violation of"
 
 REDIS_MUTANTS: dict[str, Mutant] = {
@@ -17,7 +18,7 @@ REDIS_MUTANTS: dict[str, Mutant] = {
         "if lane[1] ~= '0' then return {'sealed'} end\n",
         "",
         _FILE,
-        _CALLS,
+        _LATE,
         _VIOLATION,
     ),
     "a lane takes two reports of a meter": mutant(

@@ -129,4 +129,3 @@ class Faults:
 
     def _keyholder_returns(self) -> None:
         self.world.keyholder.up = True
-

@@ -116,6 +116,10 @@ class Network:
         self.point(process)
         return answer
 
+    def master_of(self, key: str) -> Master:
+        """Where a key is kept."""
+        return self.masters[_slot(key) % len(self.masters)]
+
     def _reach(self, process: Process, master: Master) -> None:
         if (process.name, master.name) in self.cut:
             self._no_answer(process)
@@ -143,9 +147,7 @@ class Network:
         delay = world.source.choice([0.01, 1.0, 60.0, 1200.0]) * world.source.random()
         world.scheduler.at(world.now + delay, arrive)
 
-    def _run_all(
-        self, process: Process, master: Master, commands: Sequence[Command]
-    ) -> list[Any]:
+    def _run_all(self, process: Process, master: Master, commands: Sequence[Command]) -> list[Any]:
         answers, run_id = [], master.run_id
         for place, command in enumerate(commands):
             if place and self.world.profile.switching:

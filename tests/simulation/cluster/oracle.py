@@ -15,7 +15,9 @@ import numpy as np
 from gridveil.protocol.errors import GridveilError, Reason
 from gridveil.protocol.release import ENTRY_BYTES
 from gridveil_services.aggregator.ingest import Accepted
-from gridveil_services.aggregator.store.interface import Phase
+from gridveil_services.aggregator.store.interface import Phase, Window
+from gridveil_services.aggregator.store.redis.keys import CityKeys
+from tests.support.reports import CITY_ID
 
 if TYPE_CHECKING:
     from tests.simulation.cluster.keyholder import Released
@@ -23,9 +25,19 @@ if TYPE_CHECKING:
     from tests.simulation.cluster.process import Process
     from tests.simulation.cluster.world import World
 
-CHANGES = {"first start", "master restarted", "failover", "failover, replica behind", "flushed", "put back"}
+CHANGES = {
+    "first start",
+    "master restarted",
+    "failover",
+    "failover, replica behind",
+    "flushed",
+    "put back",
+}
 """After these a window that was not settled may be given up."""
 LOSSES = {"failover, replica behind", "flushed", "put back"}
+
+
+_KEYS = CityKeys(CITY_ID.hex())
 
 
 class Violation(Exception):
@@ -118,6 +130,8 @@ class Oracle:
         for window in process.store.windows():
             history = self.history(window.start)
             history.seen.add(window.phase)
+            if history.counted is not None:
+                self._check_lanes(window, len(history.counted))
             if window.phase is Phase.POISONED and not history.poisoned:
                 history.poisoned = True
                 self._poisoned(process, window.start, history)
@@ -191,6 +205,17 @@ class Oracle:
         counts = sum(lane.count for lane in released.lanes)
         if not counts == len(counted) == released.header.count:
             self.violated(f"C7: the counts of window {start} differ")
+
+    def _check_lanes(self, window: Window, counted: int) -> None:
+        """What is stored of a released window is what was released."""
+        network, held = self.world.network, 0
+        for lane in range(window.lanes):
+            key = _KEYS.lane(window.start, lane).lane
+            marker = network.master_of(key).data.get(key.encode(), {})
+            held += int(marker.get(b"count", b"0")) if isinstance(marker, dict) else 0
+        began = self.history(window.start).began
+        if held > counted and not self.changed_since(began, LOSSES):
+            self.violated(f"C9: reports were added to window {window.start} after its release")
 
     def _poisoned(self, process: Process, start: int, history: History) -> None:
         why = process.why_poisoned(start)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+
 class Killed(BaseException):
     """The process that a task belongs to has died."""
 
