@@ -23,13 +23,16 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 CRASHES ?= 1000
 MUTATIONS ?= 100000
+SIMULATED_SEEDS ?= 0-99
+SIMULATED_DAYS ?= 18.25
+MACHINE_RUNS ?= 5000
 
 # The environment is always this one, whatever the caller has activated.
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
-.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench mutants mutants-list crashes mutations clean
+.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench mutants mutants-list crashes mutations simulation clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -82,6 +85,11 @@ crashes: $(SYNCED) ## Kill the key-holder CRASHES times in the midst of releases
 mutations: $(SYNCED) ## Send every service MUTATIONS spoilt calls
 	GRIDVEIL_MUTATIONS=$(MUTATIONS) $(BIN)/python -m pytest -q --timeout 14400 \
 	  tests/integration/test_mutations.py tests/integration/test_mutations_witness.py $(PYTEST_ARGS)
+
+simulation: $(SYNCED) ## A cluster in simulated time: SIMULATED_DAYS for each of SIMULATED_SEEDS
+	$(BIN)/python -m tests.simulation.cluster --seeds $(SIMULATED_SEEDS) --days $(SIMULATED_DAYS)
+	GRIDVEIL_MACHINE_RUNS=$(MACHINE_RUNS) $(BIN)/python -m pytest -q --timeout 36000 \
+	  tests/simulation/test_cluster_machine.py $(PYTEST_ARGS)
 
 clean: ## Remove the environments and all caches
 	rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -34,20 +34,6 @@ LOSSY = Profile(
     switching=0.1,
 )
 
-LATE = Profile(
-    processes=3,
-    masters=1,
-    wait=0,
-    enrolled=20,
-    kinds={"clock skewed": 3.0, "process paused": 1.0},
-    between_faults=60.0,
-    call_faults=0.1,
-    attempts=0,
-    switching=0.1,
-    misbehaving=0.5,
-    late_s=(20.0, 200.0),
-)
-
 
 def breaks(profile: Profile) -> list[str]:
     """What does not hold in the first world in which something does not."""
@@ -64,7 +50,3 @@ def test_calls_that_are_lost_late_or_doubled_change_nothing() -> None:
 
 def test_a_redis_that_goes_back_to_before_is_never_believed() -> None:
     assert breaks(LOSSY) == []
-
-
-def test_a_window_takes_nothing_after_its_seal() -> None:
-    assert breaks(LATE) == []

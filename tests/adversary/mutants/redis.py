@@ -9,18 +9,9 @@ _SCRIPTS = f"{_REDIS}/scripts.py"
 _FILE = "test_redis_simulation.py"
 _LOST = "never_believed"
 _CALLS = "change_nothing"
-_LATE = "after_its_seal"
 _VIOLATION = "violation of"
 
 REDIS_MUTANTS: dict[str, Mutant] = {
-    "a lane takes reports after its seal": mutant(
-        _SCRIPTS,
-        "if lane[1] ~= '0' then return {'sealed'} end\n",
-        "",
-        _FILE,
-        _LATE,
-        _VIOLATION,
-    ),
     "a lane takes two reports of a meter": mutant(
         _SCRIPTS,
         "if #known > 0 or count + new",

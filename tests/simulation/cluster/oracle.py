@@ -53,6 +53,8 @@ class History:
     first_at_ms: dict[int, int] = field(default_factory=dict)
     counted: dict[int, bytes] | None = None
     """Digests of the released reports by meter."""
+    sealed: int | None = None
+    """Reports in its lanes when it was first seen to be sealed."""
     poisoned: bool = False
     seen: set[Phase] = field(default_factory=set)
     began: float = 0.0
@@ -130,8 +132,8 @@ class Oracle:
         for window in process.store.windows():
             history = self.history(window.start)
             history.seen.add(window.phase)
-            if history.counted is not None:
-                self._check_lanes(window, len(history.counted))
+            if window.phase in (Phase.SEALED, Phase.RELEASED):
+                self._check_lanes(window, history)
             if window.phase is Phase.POISONED and not history.poisoned:
                 history.poisoned = True
                 self._poisoned(process, window.start, history)
@@ -206,16 +208,17 @@ class Oracle:
         if not counts == len(counted) == released.header.count:
             self.violated(f"C7: the counts of window {start} differ")
 
-    def _check_lanes(self, window: Window, counted: int) -> None:
-        """What is stored of a released window is what was released."""
+    def _check_lanes(self, window: Window, history: History) -> None:
+        """Nothing is added to a window once a process has seen it sealed."""
         network, held = self.world.network, 0
         for lane in range(window.lanes):
             key = _KEYS.lane(window.start, lane).lane
             marker = network.master_of(key).data.get(key.encode(), {})
             held += int(marker.get(b"count", b"0")) if isinstance(marker, dict) else 0
-        began = self.history(window.start).began
-        if held > counted and not self.changed_since(began, LOSSES):
-            self.violated(f"C9: reports were added to window {window.start} after its release")
+        if history.sealed is None:
+            history.sealed = held
+        elif held > history.sealed and not self.changed_since(history.began, LOSSES):
+            self.violated(f"C9: reports were added to window {window.start} after its seal")
 
     def _poisoned(self, process: Process, start: int, history: History) -> None:
         why = process.why_poisoned(start)
