@@ -28,6 +28,9 @@ CRASHES ?= 1000
 IMAGES ?= all
 MUTATIONS ?= 100000
 TORTURE_ARGS ?= --length $(or $(GRIDVEIL_TORTURE),short)
+SIMULATED_SEEDS ?= 0-99
+SIMULATED_DAYS ?= 18.25
+MACHINE_RUNS ?= 5000
 
 # The environment is always this one, whatever the caller has activated.
 export UV_PROJECT_ENVIRONMENT := $(VENV)
@@ -36,7 +39,7 @@ unexport VIRTUAL_ENV
 # A city is several processes: what they import is compiled once, not by each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench images loadtest mutants mutants-list crashes mutations torture clean
+.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench images loadtest mutants mutants-list crashes mutations torture simulation clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -98,6 +101,11 @@ mutations: $(SYNCED) ## Send every service MUTATIONS spoilt calls
 
 torture: $(SYNCED) ## Inject faults in large numbers (TORTURE_ARGS="--length long --report docs/reliability.md")
 	$(BIN)/python -m tests.torture $(TORTURE_ARGS)
+
+simulation: $(SYNCED) ## A cluster in simulated time: SIMULATED_DAYS for each of SIMULATED_SEEDS
+	$(BIN)/python -m tests.simulation.cluster --seeds $(SIMULATED_SEEDS) --days $(SIMULATED_DAYS)
+	GRIDVEIL_MACHINE_RUNS=$(MACHINE_RUNS) $(BIN)/python -m pytest -q --timeout 36000 \
+	  tests/simulation/test_cluster_machine.py $(PYTEST_ARGS)
 
 clean: ## Remove the environments and all caches
 	rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

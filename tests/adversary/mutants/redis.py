@@ -12,14 +12,6 @@ _CALLS = "change_nothing"
 _VIOLATION = "violation of"
 
 REDIS_MUTANTS: dict[str, Mutant] = {
-    "a lane takes reports after its seal": mutant(
-        _SCRIPTS,
-        "if lane[1] ~= '0' then return {'sealed'} end\n",
-        "",
-        _FILE,
-        _CALLS,
-        _VIOLATION,
-    ),
     "a lane takes two reports of a meter": mutant(
         _SCRIPTS,
         "if #known > 0 or count + new",

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 METERS = 20
 VERSIONS = 2
-MOST_ATTEMPTS = 8
 _AGAIN = {
     Reason.STORE_FULL,
     Reason.STORE_UNAVAILABLE,
@@ -83,16 +82,17 @@ class Meters:
             group, meters = meters[:size], meters[size:]
             at = rules.end(window) + source.uniform(-70, 200)
             if source.random() < self._world.profile.misbehaving:
-                at += source.uniform(100, 1500)
+                at += source.uniform(*self._world.profile.late_s)
                 self._world.count("late submission")
             self._send_at(at, [(window, meter, 0) for meter in group])
             if source.random() < self._world.profile.misbehaving:
                 self._world.count("equivocation")
-                other = at + source.uniform(-60, 300)
+                other = at + source.choice([0.0, 0.02, source.uniform(-60, 300)])
                 self._send_at(other, [(window, group[0], 1)])
             if source.random() < self._world.profile.misbehaving:
                 self._world.count("duplicate submission")
-                self._send_at(at + source.expovariate(1 / 300), [(window, m, 0) for m in group])
+                pause = source.choice([0.0, 0.02, source.expovariate(1 / 300)])
+                self._send_at(at + pause, [(window, m, 0) for m in group])
 
     def submit(self, names: Sequence[tuple[int, int, int]], attempts: int = 0) -> None:
         """Send reports (window, meter, version) to some process, in one call."""
@@ -144,7 +144,7 @@ class Meters:
         self._world.scheduler.at(at, lambda: self.submit(names))
 
     def _again(self, names: Sequence[tuple[int, int, int]], attempts: int) -> None:
-        if attempts < MOST_ATTEMPTS:
+        if attempts < self._world.profile.attempts:
             delay = self._world.source.uniform(1, 30) * (1 + attempts / 2)
             at = self._world.now + delay
             self._world.scheduler.at(at, lambda: self.submit(names, attempts + 1))

@@ -116,6 +116,10 @@ class Network:
         self.point(process)
         return answer
 
+    def master_of(self, key: str) -> Master:
+        """Where a key is kept."""
+        return self.masters[_slot(key) % len(self.masters)]
+
     def _reach(self, process: Process, master: Master) -> None:
         if (process.name, master.name) in self.cut:
             self._no_answer(process)

@@ -15,7 +15,9 @@ import numpy as np
 from gridveil.protocol.errors import GridveilError, Reason
 from gridveil.protocol.release import ENTRY_BYTES
 from gridveil_services.aggregator.ingest import Accepted
-from gridveil_services.aggregator.store.interface import Phase
+from gridveil_services.aggregator.store.interface import Phase, Window
+from gridveil_services.aggregator.store.redis.keys import CityKeys
+from tests.support.reports import CITY_ID
 
 if TYPE_CHECKING:
     from tests.simulation.cluster.keyholder import Released
@@ -35,6 +37,9 @@ CHANGES = {
 LOSSES = {"failover, replica behind", "flushed", "put back"}
 
 
+_KEYS = CityKeys(CITY_ID.hex())
+
+
 class Violation(Exception):
     """An invariant does not hold."""
 
@@ -48,6 +53,8 @@ class History:
     first_at_ms: dict[int, int] = field(default_factory=dict)
     counted: dict[int, bytes] | None = None
     """Digests of the released reports by meter."""
+    sealed: int | None = None
+    """Reports in its lanes when it was first seen to be sealed."""
     poisoned: bool = False
     seen: set[Phase] = field(default_factory=set)
     began: float = 0.0
@@ -125,6 +132,8 @@ class Oracle:
         for window in process.store.windows():
             history = self.history(window.start)
             history.seen.add(window.phase)
+            if window.phase in (Phase.SEALED, Phase.RELEASED):
+                self._check_lanes(window, history)
             if window.phase is Phase.POISONED and not history.poisoned:
                 history.poisoned = True
                 self._poisoned(process, window.start, history)
@@ -198,6 +207,18 @@ class Oracle:
         counts = sum(lane.count for lane in released.lanes)
         if not counts == len(counted) == released.header.count:
             self.violated(f"C7: the counts of window {start} differ")
+
+    def _check_lanes(self, window: Window, history: History) -> None:
+        """Nothing is added to a window once a process has seen it sealed."""
+        network, held = self.world.network, 0
+        for lane in range(window.lanes):
+            key = _KEYS.lane(window.start, lane).lane
+            marker = network.master_of(key).data.get(key.encode(), {})
+            held += int(marker.get(b"count", b"0")) if isinstance(marker, dict) else 0
+        if history.sealed is None:
+            history.sealed = held
+        elif held > history.sealed and not self.changed_since(history.began, LOSSES):
+            self.violated(f"C9: reports were added to window {window.start} after its seal")
 
     def _poisoned(self, process: Process, start: int, history: History) -> None:
         why = process.why_poisoned(start)

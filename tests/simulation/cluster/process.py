@@ -117,9 +117,9 @@ class Process:
             self.world.scheduler.at(self.world.now, self._bury)
             pause = self.world.source.choice([1.0, 10.0, 600.0]) * self.world.source.random()
             self.world.scheduler.at(self.world.now + 0.1 + pause, self.start)
-        if self.world.scheduler.current is not None:
-            if self.world.scheduler.current.owner is self:
-                raise Killed
+        current = self.world.scheduler.current
+        if current is not None and current.owner is self:
+            raise Killed
 
     def pause(self, seconds: float) -> None:
         """Do nothing for a while, wherever it is."""

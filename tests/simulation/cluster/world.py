@@ -75,6 +75,10 @@ class Profile:
     """How often others come between two steps."""
     misbehaving: float = 0.02
     losing_answers: float = 0.02
+    attempts: int = 8
+    """How often clients try again."""
+    late_s: tuple[float, float] = (100.0, 1500.0)
+    """How much later late submissions are."""
 
     @classmethod
     def of(cls, seed: int) -> Self:
