@@ -113,7 +113,7 @@ class Aggregator:
         )
         self.forerunner = Forerunner(store, self._keyholder, clock)
         self._running_ahead = Periodic("forerunner", self.forerunner.step)
-        self.sharing = Sharing(store, committer, clock, self._releasing.wake)
+        self.sharing = Sharing(store, committer, clock, self._releasing.wake, self._on_lead)
         self._following = Periodic("follower", self.follower.step)
         self._keeping_up = Periodic("sharing", self.sharing.step)
         self._sealing = Periodic("sealer", self.sealer.step)
@@ -158,6 +158,10 @@ class Aggregator:
 
     def _on_settled(self) -> None:
         self.follower.follow_epochs()
+        self._following.wake()
+
+    def _on_lead(self) -> None:
+        self.follower.lead()
         self._following.wake()
 
     def _tell_poisoned(self) -> None:

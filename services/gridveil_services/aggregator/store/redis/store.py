@@ -320,6 +320,7 @@ class RedisStore:
         # One that was away may take reports yet where a failover forgot that all is settled.
         late = self._clock.now() - MOST_SKEW_S
         wanted += [w.start for w in self.windows() if not w.phase.settled or w.closes > late]
+        wanted += [w.start for w in self.windows() if w.phase is Phase.POISONED]
         for start, record in self._remote.records(wanted).items():
             if start in self._windows:
                 self._look_again(start, record)
