@@ -297,6 +297,28 @@ class TestReplicas:
         assert harness.store.lane_sums(START) == [sum_of(1, 2)]
         harness.close()
 
+    def test_what_another_stored_on_too_few_replicas_is_not_acknowledged(
+        self, pair: tuple[RedisServer, RedisServer], tmp_path: Path
+    ) -> None:
+        master, replica = pair
+        config = replace(master.config, replicas=1)
+        one = RedisHarness(tmp_path / "one", master, config)
+        one.store.open_window(window_of())
+        two = RedisHarness(tmp_path / "two", master, config, fresh=False)
+        two.store.open_window(window_of())
+        one.store.commit([batch([1])], 77)
+        assert two.store.known(START, [meter_id(1)]) == {meter_id(1): receipt(1, 77)}
+        replica.pause()
+        with pytest.raises(Unavailable):
+            one.store.commit([batch([2])], 78)
+        with pytest.raises(Unavailable):
+            two.store.known(START, [meter_id(2)])
+        assert two.store.known(START, [meter_id(1)]) == {meter_id(1): receipt(1, 77)}
+        replica.resume()
+        assert two.store.known(START, [meter_id(2)]) == {meter_id(2): receipt(2, 78)}
+        two.close()
+        one.close()
+
 
 def wait_for_replica(master: RedisServer) -> None:
     from tests.support.redis_servers import until

@@ -181,15 +181,14 @@ class RedisStore:
         found = self._lanes.known(window, meter_ids)
         if found and start not in self._joined and not window.phase.settled:
             raise unavailable("this aggregator does not take part in the window yet")
-        self._commits.confirm((start, lane) for lane in found)
         if not window.phase.settled:
             # They are acknowledged again, perhaps by another aggregator than the first time.
-            self._journal.add(
-                {
-                    (start, lane): {meter: held.digest for meter, held in of_lane.items()}
-                    for lane, of_lane in found.items()
-                }
-            )
+            again = {
+                (start, lane): {meter: held.digest for meter, held in of_lane.items()}
+                for lane, of_lane in found.items()
+            }
+            self._commits.confirm(self._journal.lacking(again))
+            self._journal.add(again)
         return {meter: held for of_lane in found.values() for meter, held in of_lane.items()}
 
     def commit(self, batches: Sequence[LaneBatch], accepted_at_ms: int) -> Sequence[Outcome]:
@@ -362,7 +361,7 @@ class RedisStore:
                 held.pop(start, None)
             self._joined.discard(start)
             self._unclean.discard(start)
-            self._commits.forget(window)
+            self._commits.drop_writers(start)
             self._replica.forget(start)
 
     def _poison(self, start: int, why: str) -> Window:
@@ -458,7 +457,6 @@ class RedisStore:
             return
         window = replace(known, phase=phase)
         self._windows[start] = window
-        self._commits.doubt(known)
         if record is not None:
             self._sealed[start] = record.sealed
             self._saw(start, record.participants)
