@@ -35,7 +35,7 @@ from tests.contract.redis_lanes import (
 from tests.contract.stores import LENGTH, START, RedisHarness, batch
 from tests.contract.stores import make_window as window_of
 from tests.support.broken_wire import BrokenWire
-from tests.support.redis_servers import NEEDED, RedisServer, one_server
+from tests.support.redis_servers import NEEDED, RedisServer, one_server, until
 
 pytestmark = NEEDED
 
@@ -320,7 +320,17 @@ class TestReplicas:
         one.close()
 
 
-def wait_for_replica(master: RedisServer) -> None:
-    from tests.support.redis_servers import until
+def test_a_replica_that_is_copied_to_keeps_nobody_from_taking_part(tmp_path: Path) -> None:
+    master = RedisServer(repl_diskless_sync_delay="600")
+    replica = RedisServer(replicaof=f"127.0.0.1 {master.port}")
+    until(lambda: master.client.info("replication")["connected_slaves"] == 1)
+    harness = RedisHarness(tmp_path, master)
+    assert harness.store.open_window(window_of()) == window_of()
+    assert harness.store.commit([batch([1])], 77) == [Committed(77)]
+    harness.close()
+    for server in (replica, master):
+        server.stop()
 
+
+def wait_for_replica(master: RedisServer) -> None:
     until(lambda: master.client.wait(1, 10) == 1 and master.client.info("replication")["slave0"])

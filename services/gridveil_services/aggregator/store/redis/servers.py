@@ -193,7 +193,9 @@ class Servers:
         if not everywhere:
             return self.replicas
         told: Any = client.info("replication")
-        return max(self.replicas, int(told["connected_slaves"]))
+        # One that is copied to just now gets this with the copy, and cannot take over before.
+        replicas = [told[f"slave{number}"] for number in range(int(told["connected_slaves"]))]
+        return max(self.replicas, sum(replica["state"] == "online" for replica in replicas))
 
     def _send(self, client: Redis, calls: Sequence[Call], replicas: int) -> list[Any]:
         """All on one connection: WAIT is about what its own connection wrote."""
