@@ -195,7 +195,8 @@ class Servers:
         told: Any = client.info("replication")
         # One that is copied to just now gets this with the copy, and cannot take over before.
         replicas = [told[f"slave{number}"] for number in range(int(told["connected_slaves"]))]
-        return max(self.replicas, sum(replica["state"] == "online" for replica in replicas))
+        online = [replica for replica in replicas if replica["state"] == "online"]
+        return max(self.replicas, len(online))
 
     def _send(self, client: Redis, calls: Sequence[Call], replicas: int) -> list[Any]:
         """All on one connection: WAIT is about what its own connection wrote."""
