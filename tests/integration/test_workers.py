@@ -139,6 +139,15 @@ def test_a_signal_drains_the_workers_and_their_parent(running: Running) -> None:
     assert not any(map(is_alive, workers))
 
 
+def test_workers_that_had_the_signal_too_drain_once(running: Running) -> None:
+    """As when a terminal or a service manager signals all of them: the lease is given back."""
+    for pid in workers_of(running.city):
+        os.kill(pid, signal.SIGTERM)
+    assert running.city.stop("aggregator") == 0
+    servers = one_cluster().servers
+    assert not any(key for server in servers for key in server.client.scan_iter("*:leader"))
+
+
 def test_workers_do_not_outlive_a_parent_that_was_killed(running: Running) -> None:
     workers = workers_of(running.city)
     running.city.kill("aggregator")

@@ -140,7 +140,7 @@ class Aggregator:
         )
         self.forerunner = Forerunner(store, self._keyholder, clock)
         self._running_ahead = Periodic("forerunner", self.forerunner.step)
-        self.sharing = Sharing(store, committer, clock, self._releasing.wake)
+        self.sharing = Sharing(store, committer, clock, self._releasing.wake, self._on_lead)
         self._following = Periodic("follower", self.follower.step)
         self._keeping_up = Periodic("sharing", self.sharing.step)
         self._sealing = Periodic("sealer", self.sealer.step)
@@ -187,6 +187,10 @@ class Aggregator:
         self.follower.follow_epochs()
         self._following.wake()
 
+    def _on_lead(self) -> None:
+        self.follower.lead()
+        self._following.wake()
+
     def _tell_poisoned(self) -> None:
         for window in self.store.windows():
             if window.phase is Phase.POISONED:
@@ -204,7 +208,7 @@ def serve(config: AggregatorConfig, clock: Clock, *, shared: bool = False) -> No
         StoreFailed: it failed, now or at the start; the next start checks it.
     """
     keep_freed_memory()
-    failed = threading.Event()
+    failed, draining = threading.Event(), threading.Event()
 
     def stop_if_failed() -> None:
         failed.wait()
@@ -215,18 +219,29 @@ def serve(config: AggregatorConfig, clock: Clock, *, shared: bool = False) -> No
         collect_less_garbage()
         threading.Thread(target=stop_if_failed, name="fail-stop", daemon=True).start()
         if shared:
-            threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
+            threading.Thread(
+                target=_stop_with_parent, args=(draining,), name="parent", daemon=True
+            ).start()
         aggregator.start()
-        run_until_signal(aggregator.server, on_drain=aggregator.stop_background)
+
+        def drain() -> None:
+            draining.set()
+            aggregator.stop_background()
+
+        run_until_signal(aggregator.server, on_drain=drain)
     if failed.is_set():
         raise StoreFailed("the store has failed")
 
 
-def _stop_with_parent() -> None:
-    """Drain when whoever started this process is gone: its end of standard input is closed."""
+def _stop_with_parent(draining: threading.Event) -> None:
+    """Drain when whoever started this process is gone or wants it: standard input is at its end.
+
+    A second signal would end the process at once.
+    """
     while os.read(0, 1):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    if not draining.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _store(config: AggregatorConfig, database: Database, clock: Clock, opened: ExitStack) -> Store:

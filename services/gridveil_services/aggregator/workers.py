@@ -31,6 +31,9 @@ MOST_WORKERS = 64
 _DRAIN_S = 20.0
 """A worker that takes longer to end is killed; what it acknowledged is durable."""
 _RESTART_S = 1.0
+_LONGEST_RESTART_S = 30.0
+_SOUND_S = 60.0
+"""A worker that ran for so long is started again at once; one that did not, ever later."""
 _POLL_S = 0.05
 
 
@@ -70,6 +73,10 @@ class Workers:
         make_folder(config.state)
         self._lock = _exclusive(config.state / "workers.lock")
         self._serving: set[int] = set()
+        self._started: dict[int, float] = {}
+        self._failures: dict[int, int] = {}
+        self._due: dict[int, float] = {}
+        """When to start a worker again that has ended."""
         self._workers = {number: self._start(number) for number in range(1, count + 1)}
 
     def run(self) -> int:
@@ -84,15 +91,26 @@ class Workers:
                         continue
                     if not told:
                         return code or 1
-                    _log.error("a worker has ended", worker=number, code=code)
-                    if not self._stopping.wait(_RESTART_S):
-                        self._workers[number] = self._start(number)
+                    self._again(number, code)
                 if not told and self._serving == self._workers.keys():
                     told = True
                     self._tell()
             return 0
         finally:
             self._end()
+
+    def _again(self, number: int, code: int) -> None:
+        """Start a worker again that has ended, when it is time."""
+        now = time.monotonic()
+        if number not in self._due:
+            sound = now - self._started[number] >= _SOUND_S
+            failures = self._failures[number] = 0 if sound else self._failures.get(number, -1) + 1
+            pause_s = min(_LONGEST_RESTART_S, _RESTART_S * 2 ** min(failures, 16))
+            _log.error("a worker has ended", worker=number, code=code, pause_s=pause_s)
+            self._due[number] = now + pause_s
+        elif self._due[number] <= now:
+            del self._due[number]
+            self._workers[number] = self._start(number)
 
     def _tell(self) -> None:
         pids = [process.pid for process in self._workers.values()]
@@ -101,6 +119,8 @@ class Workers:
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         command = [*self._command, str(number)]
+        self._serving.discard(number)
+        self._started[number] = time.monotonic()
         # The end of its standard input tells a worker that its parent is gone.
         process = subprocess.Popen(  # noqa: S603 - this very program
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -114,8 +134,12 @@ class Workers:
             self._serving.add(number)
 
     def _end(self) -> None:
-        for process in self._workers.values():
-            process.send_signal(signal.SIGTERM)
+        for number, process in self._workers.items():
+            if number in self._serving and process.stdin is not None:
+                # No second signal: it may have had one, as all of a group or a service have.
+                process.stdin.close()
+            else:
+                process.send_signal(signal.SIGTERM)
         end = time.monotonic() + _DRAIN_S
         for number, process in self._workers.items():
             try:

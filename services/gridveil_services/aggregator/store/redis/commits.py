@@ -64,8 +64,6 @@ class Commits:
     the window that has changed.
     """
     _writers: dict[Place, LaneWriter] = field(default_factory=dict)
-    _doubtful: set[Place] = field(default_factory=set)
-    """Lanes that may hold what not enough replicas have."""
 
     def commit(self, batches: Sequence[LaneBatch], accepted_at_ms: int) -> Sequence[Outcome]:
         """As :meth:`Store.commit`."""
@@ -95,27 +93,14 @@ class Commits:
         for place in [place for place in self._writers if place[0] == start]:
             del self._writers[place]
 
-    def doubt(self, window: Window) -> None:
-        """What a window holds may not be where it must be."""
-        self._doubtful.update((window.start, lane) for lane in range(window.lanes))
-
-    def forget(self, window: Window) -> None:
-        """Nothing is asked of a window any more."""
-        self.drop_writers(window.start)
-        self._doubtful -= {(window.start, lane) for lane in range(window.lanes)}
-
     def confirm(self, lanes: Iterable[Place]) -> None:
-        """Wait until what was found in these lanes is where it must be."""
-        found = {lane: self.keys.lane(*lane).lane for lane in lanes}
-        doubtful = self._doubtful & found.keys() if self.servers.replicas else set()
+        """Wait until what was found in these lanes, by whomever, is where it must be."""
         # Even if there is nothing to wait for, the servers must be as they should.
-        calls = [
-            script(scripts.CONFIRM, [key]) if lane in doubtful else Call(key, ("PING",))
-            for lane, key in found.items()
-        ]
+        keys = [self.keys.lane(*lane).lane for lane in lanes]
+        waits = self.servers.replicas > 0
+        calls = [script(scripts.CONFIRM, [k]) if waits else Call(k, ("PING",)) for k in keys]
         if calls:
             self.servers.write(calls)
-            self._doubtful -= doubtful
 
     def _round(
         self, queues: Mapping[Place, _Queue], at_ms: int, outcomes: dict[int, Outcome]
@@ -146,9 +131,8 @@ class Commits:
         try:
             answers = self.servers.write(calls)
         except Unavailable:
-            for writer, (lane, _, _) in zip(writers, steps, strict=True):
+            for writer in writers:
                 writer.begin_anew()
-                self._doubtful.add(lane)
             raise
         # Whatever fails below, no writer may use a number again that is stored.
         acknowledged = {}

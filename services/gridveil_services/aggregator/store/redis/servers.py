@@ -230,7 +230,10 @@ class Servers:
         if not everywhere:
             return self.replicas
         told: Any = client.info("replication")
-        return max(self.replicas, int(told["connected_slaves"]))
+        # One that is copied to just now gets this with the copy, and cannot take over before.
+        replicas = [told[f"slave{number}"] for number in range(int(told["connected_slaves"]))]
+        online = [replica for replica in replicas if replica["state"] == "online"]
+        return max(self.replicas, len(online))
 
     def _write(
         self, client: Redis, calls: Sequence[Call], replicas: int

@@ -17,8 +17,7 @@ import structlog
 
 from gridveil.clock import Clock
 from gridveil.protocol.errors import Reason, Unavailable, WrongState
-from gridveil.protocol.layout import DIGEST_BYTES
-from gridveil.protocol.release import ENTRY_BYTES, LaneSum
+from gridveil.protocol.release import LaneSum
 from gridveil_services.aggregator.config import RedisConfig
 from gridveil_services.aggregator.store.database import Database
 from gridveil_services.aggregator.store.interface import (
@@ -34,14 +33,14 @@ from gridveil_services.aggregator.store.redis import scripts
 from gridveil_services.aggregator.store.redis.checks import check_server
 from gridveil_services.aggregator.store.redis.clocks import MOST_SKEW_S
 from gridveil_services.aggregator.store.redis.commits import Commits
+from gridveil_services.aggregator.store.redis.contradictions import Contradictions
 from gridveil_services.aggregator.store.redis.failures import unavailable
 from gridveil_services.aggregator.store.redis.journal import Journal
 from gridveil_services.aggregator.store.redis.keys import CityKeys
 from gridveil_services.aggregator.store.redis.lanes import Lanes, Marker
-from gridveil_services.aggregator.store.redis.layout import corrupt
 from gridveil_services.aggregator.store.redis.pins import Pins, Record, phase_of
 from gridveil_services.aggregator.store.redis.replica import AcknowledgementLost, Replica
-from gridveil_services.aggregator.store.redis.servers import Call, Servers, script
+from gridveil_services.aggregator.store.redis.servers import Servers, script
 from gridveil_services.aggregator.store.redis.windows import Windows
 
 _log = structlog.get_logger()
@@ -56,6 +55,7 @@ class RedisStore:
         self._keys = CityKeys(city_id.hex())
         self._lanes = Lanes(servers, self._keys)
         self._remote = Windows(servers, self._keys, self._lanes)
+        self._contradictions = Contradictions(servers, self._keys, self._lanes)
         self._pins = Pins(database)
         self._journal = Journal(database)
         self._windows: dict[int, Window] = {}
@@ -190,15 +190,14 @@ class RedisStore:
         found = self._lanes.known(window, meter_ids, lane_of)
         if found and start not in self._joined and not window.phase.settled:
             raise unavailable("this aggregator does not take part in the window yet")
-        self._commits.confirm((start, lane) for lane in found)
         if not window.phase.settled:
             # They are acknowledged again, perhaps by another aggregator than the first time.
-            self._journal.add(
-                {
-                    (start, lane): {meter: held.digest for meter, held in of_lane.items()}
-                    for lane, of_lane in found.items()
-                }
-            )
+            again = {
+                (start, lane): {meter: held.digest for meter, held in of_lane.items()}
+                for lane, of_lane in found.items()
+            }
+            self._commits.confirm(self._journal.lacking(again))
+            self._journal.add(again)
         return {meter: held for of_lane in found.values() for meter, held in of_lane.items()}
 
     def commit(self, batches: Sequence[LaneBatch], accepted_at_ms: int) -> Sequence[Outcome]:
@@ -210,23 +209,12 @@ class RedisStore:
         self, start: int, lane: int, meter_id: bytes, parameters_digest: bytes, entry: bytes
     ) -> None:
         window = self._windows.get(start)
-        if window is None or window.phase.settled:
-            return
-        first = self._lanes.entry_of(window, lane, meter_id)
-        if first is None:
-            return
-        key = self._keys.lane(start, lane).equivocations
-        both = first + parameters_digest + entry
-        self._servers.write([Call(key, ("HSETNX", key, meter_id, both))])
+        if window is not None and not window.phase.settled:
+            self._contradictions.record(window, lane, meter_id, parameters_digest + entry)
 
     def equivocations(self, start: int) -> Sequence[Equivocation]:
         window = self._windows.get(start)
-        if window is None:
-            return []
-        keys = [self._keys.lane(start, lane).equivocations for lane in range(window.lanes)]
-        answers = self._servers.read([Call(key, ("HGETALL", key)) for key in keys])
-        found = [pair for answer in answers for pair in answer.items()]
-        return [_equivocation(start, meter, both) for meter, both in sorted(found)]
+        return [] if window is None else self._contradictions.of(window)
 
     def seal(self, start: int) -> bool:
         window = self._windows.get(start)
@@ -325,6 +313,7 @@ class RedisStore:
         # One that was away may take reports yet where a failover forgot that all is settled.
         late = self._clock.now() - MOST_SKEW_S
         wanted += [w.start for w in self.windows() if not w.phase.settled or w.closes > late]
+        wanted += [w.start for w in self.windows() if w.phase is Phase.POISONED]
         for start, record in self._remote.records(wanted).items():
             if start in self._windows:
                 self._look_again(start, record)
@@ -366,7 +355,7 @@ class RedisStore:
                 held.pop(start, None)
             self._joined.discard(start)
             self._unclean.discard(start)
-            self._commits.forget(window)
+            self._commits.drop_writers(start)
             self._replica.forget(start)
 
     def _poison(self, start: int, why: str) -> Window:
@@ -473,7 +462,6 @@ class RedisStore:
             return
         window = replace(known, phase=phase)
         self._windows[start] = window
-        self._commits.doubt(known)
         if record is not None:
             self._sealed[start] = record.sealed
             self._saw(start, record.participants)
@@ -504,10 +492,3 @@ class RedisStore:
             return True
         sealed = self._sealed[window.start]
         return all(marker is not None and marker.sealed == sealed for marker in markers)
-
-
-def _equivocation(start: int, meter_id: bytes, both: bytes) -> Equivocation:
-    if len(both) != 2 * ENTRY_BYTES + DIGEST_BYTES:
-        raise corrupt()
-    first, rest = both[:ENTRY_BYTES], both[ENTRY_BYTES:]
-    return Equivocation(start, meter_id, first, rest[:DIGEST_BYTES], rest[DIGEST_BYTES:])
