@@ -20,19 +20,26 @@ SYNCED := $(VENV)/.synced
 
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
-# Processes that `make test` spreads the test files over; 0: none, as for a debugger.
+# Processes that `make test` spreads the test files over, for two cores; 0: none, as for a debugger.
 WORKERS ?= 2
 BENCH_ARGS ?=
+LOADTEST_ARGS ?= --meters 20000 --rate max --duration 60 --fail-if 'errors>0'
 CRASHES ?= 1000
+IMAGES ?= all
 MUTATIONS ?= 100000
 TORTURE_ARGS ?= --length $(or $(GRIDVEIL_TORTURE),short)
+SIMULATED_SEEDS ?= 0-99
+SIMULATED_DAYS ?= 18.25
+MACHINE_RUNS ?= 5000
 
 # The environment is always this one, whatever the caller has activated.
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
+# A city is several processes: what they import is compiled once, not by each of them.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench mutants mutants-list crashes mutations torture clean
+.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench images loadtest mutants mutants-list crashes mutations torture simulation clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -78,6 +85,12 @@ mutants-list: $(SYNCED) ## The broken builds, a line each
 bench: $(SYNCED) ## Measure this machine (BENCH_ARGS="meter ingest release")
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+images: $(SYNCED) ## Install every target of deploy/Dockerfile by its own steps (IMAGES=one: the aggregator only)
+	GRIDVEIL_IMAGES=$(IMAGES) $(BIN)/python -m pytest -q tests/integration/test_deploy_images.py $(PYTEST_ARGS)
+
+loadtest: $(SYNCED) ## Put a load on a city on this machine (LOADTEST_ARGS="...")
+	$(BIN)/gridveil loadtest $(LOADTEST_ARGS)
+
 crashes: $(SYNCED) ## Kill the key-holder CRASHES times in the midst of releases
 	GRIDVEIL_CRASHES=$(CRASHES) $(BIN)/python -m pytest -q --timeout 7200 \
 	  tests/integration/test_failpoints_release.py $(PYTEST_ARGS)
@@ -88,6 +101,11 @@ mutations: $(SYNCED) ## Send every service MUTATIONS spoilt calls
 
 torture: $(SYNCED) ## Inject faults in large numbers (TORTURE_ARGS="--length long --report docs/reliability.md")
 	$(BIN)/python -m tests.torture $(TORTURE_ARGS)
+
+simulation: $(SYNCED) ## A cluster in simulated time: SIMULATED_DAYS for each of SIMULATED_SEEDS
+	$(BIN)/python -m tests.simulation.cluster --seeds $(SIMULATED_SEEDS) --days $(SIMULATED_DAYS)
+	GRIDVEIL_MACHINE_RUNS=$(MACHINE_RUNS) $(BIN)/python -m pytest -q --timeout 36000 \
+	  tests/simulation/test_cluster_machine.py $(PYTEST_ARGS)
 
 clean: ## Remove the environments and all caches
 	rm -rf $(VENV) $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

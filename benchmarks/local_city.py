@@ -83,12 +83,14 @@ def running_city(
     aggregator_core: int | None,
     other_core: int | None,
     redis: str | None = None,
+    metrics: str | None = None,
 ) -> Iterator[LocalCity]:
     """A city of ``meters`` meters with real processes; stopped at the end of the block.
 
     With the URL of a Redis the aggregator keeps its windows there.
     Meters are enrolled in one run of the key-holder and take effect in its next, which starts at
     the end of ``WINDOW``: a scaled clock allows that, and no process waits a quarter of an hour.
+    With ``metrics`` the aggregator serves them at that address.
     """
     addresses = {role: f"127.0.0.1:{port}" for role, port in zip(SERVICES, _ports(), strict=True)}
     options = CityOptions(
@@ -103,6 +105,9 @@ def running_city(
     if redis is not None:
         with paths.config("aggregator").open("a") as config:
             config.write(f'\n[redis]\nurl = "{redis}"\n')
+    if metrics is not None:
+        with paths.config("aggregator").open("a") as config:
+            config.write(f'\n[metrics]\nlisten = "{metrics}"\n')
     early = NOON + 1 - time.time()
     with _service(paths, "keyholder", early, other_core):
         _enrol(paths, fleet, meters)

@@ -52,13 +52,20 @@ def application_id(path: Path) -> int | None:
     if not header.startswith(_MAGIC) or len(header) < _APPLICATION_ID_AT + 4:
         return None
     found = int.from_bytes(header[_APPLICATION_ID_AT:], "big")
-    if found or not _has_log(path):
-        return found
-    try:
-        with _connection(path) as connection:
-            return int(connection.pragma("application_id"))
-    except (apsw.Error, UnicodeDecodeError):
-        return found
+    return found if found or not _has_log(path) else _logged_id(_log(path).read_bytes())
+
+
+def _logged_id(data: bytes) -> int:
+    """The id in any first page of a log, which may be broken."""
+    if len(data) < _WAL_HEADER.size:
+        return 0
+    page = int.from_bytes(data[8:12], "big")
+    for at in range(_WAL_HEADER.size, len(data) - page + 1, max(page, 512) + _FRAME_HEADER.size):
+        number = int.from_bytes(data[at : at + 4], "big")
+        content = at + _FRAME_HEADER.size + _APPLICATION_ID_AT
+        if number == 1 and (found := int.from_bytes(data[content : content + 4], "big")):
+            return found
+    return 0
 
 
 @contextmanager
@@ -142,7 +149,9 @@ def check_log(data: bytes) -> None:
     whole = magic & ~_BIG_ENDIAN_SUMS == _WAL_MAGIC and (sum1, sum2) == _sums(order, data[:24])
     demand(whole, "the header of its write-ahead log is damaged")
     sums, broken, commits = (sum1, sum2), False, 0
-    for at in range(_WAL_HEADER.size, len(data) - page - _FRAME_HEADER.size + 1, page + 24):
+    for at in range(
+        _WAL_HEADER.size, len(data) - page - _FRAME_HEADER.size + 1, page + _FRAME_HEADER.size
+    ):
         _, size, *salts, found1, found2 = _FRAME_HEADER.unpack_from(data, at)
         if not broken:
             payload = data[at : at + 8] + data[at + 24 : at + 24 + page]

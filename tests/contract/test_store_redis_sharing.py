@@ -334,3 +334,38 @@ class TestLoss:
         client.hset(KEYS.servers, "format", "2")
         with pytest.raises(StoreFailed, match="another version"):
             RedisHarness(tmp_path / "two", fresh=False)
+
+
+def test_a_window_that_was_forgotten_stays_so_when_redis_is_put_back_to_before(
+    one: RedisHarness, client: Any
+) -> None:
+    """An old copy of Redis knows of windows that were released and deleted since."""
+    one.store.commit([batch([1, 2])], 77)
+    before = dumped(client)
+    one.store.seal(START)
+    one.store.vouched(START)
+    one.store.settle(START, Phase.RELEASED)
+    assert one.store.forget(START + 10 * LENGTH) == 1
+    put_back(client, before)
+    one.reopen()
+    assert one.store.window(START) is None
+    assert one.store.windows() == []
+
+
+def test_a_leader_that_was_overtaken_while_it_read_takes_over_what_the_other_settled(
+    one: RedisHarness, two: RedisHarness, client: Any
+) -> None:
+    """What it does not find any more was deleted because the window is released."""
+    one.store.commit([batch([1, 2])], 77)
+    one.store.seal(START)
+    assert not one.store.vouched(START)
+    lead(two, client)
+    two.store.vouched(START)
+    assert one.store.vouched(START)
+    assert two.store.vouched(START)
+    assert two.store.settle(START, Phase.RELEASED)
+    with pytest.raises(IntegrityLost):
+        one.store.lane_sums(START)
+    assert not one.store.settle(START, Phase.POISONED)
+    assert phase(one) is Phase.RELEASED
+    assert one.store.lane_sums(START) == two.store.lane_sums(START) == [sum_of(1, 2)]

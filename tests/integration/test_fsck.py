@@ -24,6 +24,8 @@ from gridveil.protocol.v1 import aggregator_pb2
 from gridveil_services.aggregator.serve import STORE_FILE
 from gridveil_services.aggregator.store.database import Database
 from gridveil_services.aggregator.store.interface import Phase
+from gridveil_services.aggregator.store.redis.journal import Journal
+from gridveil_services.aggregator.store.redis.pins import Pins
 from gridveil_services.aggregator.store.schema import SCHEMA
 from tests.support.aggregators import LENGTH, LocalCity
 from tests.support.reports import WINDOW
@@ -97,7 +99,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Stores:
         stores = Stores(city.paths.folder, Trust(config.city_id, config.identity_key))
         phases = [window.phase for window in city.aggregator.store.windows()]
         assert phases == [Phase.RELEASED, Phase.SEALED, Phase.OPEN]
+    share(stores.store)
     return stores
+
+
+def share(path: Path) -> None:
+    """As if the aggregator shared a Redis with others: acknowledgements, names, a reason."""
+    database = Database(path, SCHEMA)
+    meters = {bytes([number]) * 16: bytes(32) for number in range(3)}
+    journal = Journal(database)
+    for window in (SEALED, OPEN):
+        journal.add({(window, 0): meters})
+    pins = Pins(database)
+    pins.saw(OPEN, [pins.name()])
+    database.close()
 
 
 def submit(city: LocalCity, window: int, meters: int) -> None:
@@ -213,6 +228,14 @@ OF_STORE = {
     "UPDATE roster SET effective_window = 1": "not what was signed",
     "UPDATE roster SET city_id = zeroblob(16)": "not what was signed",
     "UPDATE roster SET signature = zeroblob(64)": "not what was signed",
+    "UPDATE acknowledgements SET window = window + 900": "does not have its checksum",
+    "UPDATE acknowledgements SET lane = 1": "does not have its checksum",
+    "UPDATE acknowledgements SET reports = zeroblob(144)": "does not have its checksum",
+    "UPDATE acknowledgements SET checksum = zeroblob(32)": "does not have its checksum",
+    "INSERT INTO acknowledgements (window, lane, reports, checksum)"
+    " SELECT window, lane, reports, checksum FROM acknowledgements": "acknowledges a meter again",
+    "UPDATE replica SET name = 'x'": "name is malformed",
+    "INSERT INTO poisoned VALUES (900, '')": "has no reason",
     "DROP INDEX journal_by_lane": "not those it should have",
     "DROP TABLE equivocations": "not those it should have",
 }
@@ -339,6 +362,9 @@ NOT_COVERED = {
     ("windows", "roster_version"),
     ("windows", "enrolled"),
     ("members", "since"),
+    ("replica", "name"),
+    ("participants", "name"),
+    ("participants", "window"),
 }
 """Columns of the store that nothing else tells of: of a settled window, and of what is told once.
 

@@ -8,14 +8,14 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import ConnectionError
+from redis.exceptions import AuthenticationError, ConnectionError
 
 from gridveil_services.aggregator.config import RedisConfig
 from tests.support.ports import HOST, spare_port
@@ -45,29 +45,36 @@ def until(condition: Callable[[], Any]) -> None:
 class RedisServer:
     """One server process, and its folder, which outlives it."""
 
-    def __init__(self, **settings: str) -> None:
-        """``settings`` by their names, with underscores, in place of the usual ones."""
+    def __init__(self, host: str = HOST, inside: Sequence[str] = (), **settings: str) -> None:
+        """A server that answers.
+
+        Args:
+            host: its address.
+            inside: what to run it with, such as ``ip netns exec NAME``.
+            settings: by their names, with underscores, in place of the usual ones.
+        """
+        self.host = host
+        self._inside = inside
         self.folder = Path(tempfile.mkdtemp(prefix="gridveil-redis-"))
         changed = {name.replace("_", "-"): value for name, value in settings.items()}
-        self._settings = SETTINGS | changed
+        self.settings = SETTINGS | changed
         self.port = spare_port()
         atexit.register(self.stop)
         self.start()
 
     @property
     def config(self) -> RedisConfig:
-        return RedisConfig(((HOST, self.port),), cluster=False)
+        return RedisConfig(((self.host, self.port),), cluster=False)
 
     def start(self) -> None:
-        arguments = [
-            part for name, value in self._settings.items() for part in ("--" + name, value)
-        ]
+        arguments = [part for name, value in self.settings.items() for part in ("--" + name, value)]
         with (self.folder / "output").open("ab") as output:
             self.process = subprocess.Popen(
                 [
+                    *self._inside,
                     PROGRAM,
                     "--bind",
-                    HOST,
+                    self.host,
                     "--port",
                     str(self.port),
                     "--dir",
@@ -78,7 +85,7 @@ class RedisServer:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        self.client: Any = Redis(HOST, self.port, protocol=2)
+        self.client: Any = Redis(self.host, self.port, protocol=2)
         until(self._answers)
 
     def kill(self) -> None:
@@ -143,6 +150,20 @@ class RedisCluster:
     def _is_whole(server: RedisServer) -> bool:
         told = bytes(server.client.execute_command("CLUSTER", "INFO")).decode()
         return "cluster_state:ok" in told and "cluster_known_nodes:3" in told
+
+
+def refuses_strangers(port: int) -> bool:
+    """Whether a server is up; it must not let anybody in who has no name."""
+    client: Any = Redis(HOST, port, protocol=2)
+    try:
+        client.ping()
+    except AuthenticationError:
+        return True
+    except ConnectionError:
+        return False
+    finally:
+        client.close()
+    raise AssertionError("it lets anybody in")
 
 
 @cache

@@ -20,6 +20,8 @@ from gridveil.protocol.roster import Member, RosterVersion, roster_digest
 from gridveil_services.aggregator.store.database import Database
 from gridveil_services.aggregator.store.documents import SqliteDocuments
 from gridveil_services.aggregator.store.interface import Committed, Phase, Window
+from gridveil_services.aggregator.store.redis.journal import Journal
+from gridveil_services.aggregator.store.redis.pins import Pins
 from gridveil_services.aggregator.store.schema import SCHEMA
 from gridveil_services.aggregator.store.sqlite import SqliteStore
 from tests.contract.stores import CRYPTO, LENGTH, START, batch, made_up_report, make_window
@@ -60,6 +62,10 @@ class World:
     parameters: tuple[bytes, ...] = ()
     members: tuple[Member, ...] = ()
     version: int = 0
+    acknowledged: frozenset[tuple[int, int]] = frozenset()
+    """Window and meter, in the journal of an aggregator that shares a Redis."""
+    poisoned: frozenset[int] = frozenset()
+    """Windows with a reason, of such an aggregator."""
 
     def put(self, held: Held) -> World:
         return replace(self, windows={**self.windows, held.window.start: held})
@@ -72,6 +78,11 @@ class World:
             "parameters": self.parameters,
             "roster": roster,
             "members": self.members,
+            "acknowledged": {
+                (start, meter % LANES, _id(meter), made_up_report(meter)[0].digest)
+                for start, meter in self.acknowledged
+            },
+            "poisoned": self.poisoned,
             **{f"window {start}": _expected(held) for start, held in self.windows.items()},
         }
 
@@ -102,7 +113,20 @@ def seen(store: SqliteStore, documents: SqliteDocuments, database: Database) -> 
         "parameters": tuple(document for document, _ in documents.parameters()),
         "roster": (roster[0].version, roster[0].digest) if roster else None,
         "members": tuple(documents.members()),
+        "acknowledged": _acknowledged(database),
+        "poisoned": frozenset(s for (s,) in database.rows("SELECT window FROM poisoned")),
         **{f"window {w.start}": _seen(store, database, w) for w in store.windows()},
+    }
+
+
+def _acknowledged(database: Database) -> set[tuple[int, int, bytes, bytes]]:
+    journal = Journal(database)
+    windows = [start for (start,) in database.rows("SELECT DISTINCT window FROM acknowledgements")]
+    return {
+        (start, lane, meter, digest)
+        for start in windows
+        for lane, reports in journal.of(start).items()
+        for meter, digest in reports.items()
     }
 
 
@@ -144,6 +168,8 @@ class Opened:
         self.database = Database(folder / "aggregator.db", SCHEMA)
         self.store = SqliteStore(self.database)
         self.documents = SqliteDocuments(self.database)
+        self.journal = Journal(self.database)
+        self.pins = Pins(self.database)
 
     def seen(self) -> Seen:
         """All that it says of itself."""
@@ -189,6 +215,10 @@ class Worker:
                 yield 2, partial(self._settle, window)
         if any(window.window.phase.settled for window in held):
             yield 1, self._forget
+        yield 2, self._acknowledge
+        if self.world.acknowledged:
+            yield 1, self._forget_acknowledged
+        yield 1, self._poison
         yield 1, self._parameters
         yield 1, self._roster
 
@@ -249,6 +279,27 @@ class Worker:
         assert self._opened.store.forget(before) == len(gone)
         left = {s: held for s, held in self.world.windows.items() if s not in gone}
         return replace(self.world, windows=left, forgotten=max(self.world.forgotten, *gone))
+
+    def _acknowledge(self) -> World:
+        start, meters = LENGTH * self._chance.randint(1, 3), self._chance.sample(range(METERS), 4)
+        reports: dict[tuple[int, int], dict[bytes, bytes]] = {}
+        for meter in meters:
+            lane = reports.setdefault((start, meter % LANES), {})
+            lane[_id(meter)] = made_up_report(meter)[0].digest
+        self._opened.journal.add(reports)
+        added = {(start, meter) for meter in meters}
+        return replace(self.world, acknowledged=self.world.acknowledged | added)
+
+    def _forget_acknowledged(self) -> World:
+        start = self._chance.choice(sorted(self.world.acknowledged))[0]
+        self._opened.journal.forget([start])
+        left = frozenset(ack for ack in self.world.acknowledged if ack[0] != start)
+        return replace(self.world, acknowledged=left)
+
+    def _poison(self) -> World:
+        window = make_window(LENGTH * self.tick)
+        self._opened.pins.poison(window, "lost")
+        return replace(self.world, poisoned=self.world.poisoned | {window.start})
 
     def _parameters(self) -> World:
         made = _city_parameters(self.tick)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 
 @dataclass
@@ -23,6 +24,16 @@ class Tally:
         self.injected += other.injected
         self.counts.update(other.counts)
         self.violations += other.violations
+
+    def to_json(self) -> dict[str, Any]:
+        """For a kind that runs as a program of its own."""
+        counts = dict(self.counts)
+        return {"injected": self.injected, "counts": counts, "violations": self.violations}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """What :meth:`to_json` gave."""
+        return cls(data["injected"], Counter(data["counts"]), data["violations"])
 
 
 Run = Callable[[int, int], Tally]

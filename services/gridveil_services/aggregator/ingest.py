@@ -22,6 +22,7 @@ from gridveil.protocol.windows import lane_of
 from gridveil_services.aggregator import rules
 from gridveil_services.aggregator.city import City
 from gridveil_services.aggregator.committer import Committer
+from gridveil_services.aggregator.observer import IngestObserver, Stage, Unobserved
 from gridveil_services.aggregator.store.interface import (
     Committed,
     Known,
@@ -68,8 +69,10 @@ class Ingest:
         committer: Committer,
         clock: Clock,
         on_gap: Callable[[], None] = lambda: None,
+        observer: IngestObserver | None = None,
     ) -> None:
         """``on_gap`` is called when a report shows that parameters or a roster may be missing."""
+        self._observer = observer or Unobserved()
         self._city = city
         self._store = store
         self._committer = committer
@@ -90,9 +93,19 @@ class Ingest:
             Exhausted: OVERLOADED, before any work.
             Unavailable: STORE_FULL or STORE_UNAVAILABLE; some of the reports may be stored.
         """
+        try:
+            answers = self._submit(messages, one_window)
+        except GridveilError as refusal:
+            self._observer.refused(refusal.reason, len(messages))
+            raise
+        self._observer.answered(answers)
+        return answers
+
+    def _submit(self, messages: Sequence[report_pb2.Report], one_window: bool) -> list[Answer]:
         answers: Answers = {}
         with self._committer.place(len(messages)):
-            scopes = _by_scope(messages, answers)
+            with self._observer.stage(Stage.PARSE):
+                scopes = _by_scope(messages, answers)
             if one_window and len(scopes) > 1:
                 raise MalformedInput(Reason.BATCH_MIXED, "a batch is of one window and one epoch")
             for (parameters_digest, window_start), reports in scopes.items():
@@ -116,7 +129,8 @@ class Ingest:
             self._on_gap()
             answers.update((place, refusal) for place, _ in reports)
             return
-        left = self._authentic(reports, version, answers)
+        with self._observer.stage(Stage.VERIFY):
+            left = self._authentic(reports, version, answers)
         while left:
             left = self._round(parameters, window_start, left, answers)
 
@@ -159,7 +173,8 @@ class Ingest:
         That is a further report of the same meter, or one beside which, in the same lane, another
         call stored first, or whose window has come under other parameters meanwhile.
         """
-        fresh = self._answer_known(parameters, window_start, reports, answers)
+        with self._observer.stage(Stage.KNOWN):
+            fresh = self._answer_known(parameters, window_start, reports, answers)
         if not fresh:
             return []
         book, window = self._city.parameters, self._store.window(window_start)
@@ -234,12 +249,13 @@ class Ingest:
             lane = lane_of(epoch_id, window.start, report.stored.meter_id, window.lanes)
             lanes.setdefault(lane, []).append(report)
         batches, added = [], []
-        for lane, members in lanes.items():
-            canonical, total = _sum(members, crypto, window.slots, answers)
-            if total is not None:
-                stored = [report.stored for report in canonical]
-                batches.append(LaneBatch(window.start, lane, stored, total, parameters.digest))
-                added.append(canonical)
+        with self._observer.stage(Stage.SUM):
+            for lane, members in lanes.items():
+                canonical, total = _sum(members, crypto, window.slots, answers)
+                if total is not None:
+                    stored = [report.stored for report in canonical]
+                    batches.append(LaneBatch(window.start, lane, stored, total, parameters.digest))
+                    added.append(canonical)
         outcomes = self._committer.commit(batches) if batches else []
         return [
             report

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
@@ -19,7 +19,9 @@ from gridveil_services.aggregator.follower import Follower, load_city
 from gridveil_services.aggregator.forerunner import Forerunner
 from gridveil_services.aggregator.ingest import Ingest
 from gridveil_services.aggregator.memory import collect_less_garbage, keep_freed_memory
+from gridveil_services.aggregator.observer import IngestObserver
 from gridveil_services.aggregator.periodic import Periodic
+from gridveil_services.aggregator.readiness import StoreReadiness
 from gridveil_services.aggregator.releaser import Releaser
 from gridveil_services.aggregator.sealer import Sealer
 from gridveil_services.aggregator.service import AggregatorService, binding
@@ -31,6 +33,9 @@ from gridveil_services.aggregator.store.schema import SCHEMA
 from gridveil_services.aggregator.store.sqlite import SqliteStore
 from gridveil_services.aggregator.upstream import KeyHolderClient
 from gridveil_services.rpc import Role, Server, ServerOptions, run_until_signal
+
+if TYPE_CHECKING:
+    from gridveil_services.aggregator.metrics import AggregatorMetrics
 
 _log = structlog.get_logger()
 
@@ -73,20 +78,42 @@ class Aggregator:
             self.store = _store(config, database, clock, opened)
             self.documents = SqliteDocuments(database)
             self.city = load_city(self.documents, config.city_id, config.identity_key)
-            self.committer = opened.enter_context(Committer(self.store, clock))
+            metrics = _metrics(config)
+            self.committer = opened.enter_context(Committer(self.store, clock, observer=metrics))
             self._keyholder = KeyHolderClient(
                 config.keyholder, config.city_id, config.identity_key, config.tls
             )
             opened.callback(self._keyholder.close)
-            self._make_background(config, clock)
-            self.ingest = Ingest(self.city, self.store, self.committer, clock, self._on_gap)
+            self._make_background(config, clock, metrics)
+            self.ingest = Ingest(
+                self.city, self.store, self.committer, clock, self._on_gap, metrics
+            )
             service = AggregatorService(self.city, self.store, self.ingest, clock)
-            self.server = Server([binding(service)], _options(config, shared=shared))
-            self._tell_health()
+            self.server = Server([binding(service)], _options(config, shared=shared), metrics)
+            self.server.readiness.require("parameters", lambda: self.follower.ready)
+            self.server.readiness.require("store", StoreReadiness(self.store, self.committer))
+            self.metrics_url = self._serve_metrics(config, metrics, clock, opened)
             self._tell_poisoned()
             self._opened = opened.pop_all()
 
-    def _make_background(self, config: AggregatorConfig, clock: Clock) -> None:
+    def _serve_metrics(
+        self,
+        config: AggregatorConfig,
+        metrics: AggregatorMetrics | None,
+        clock: Clock,
+        opened: ExitStack,
+    ) -> str | None:
+        if config.metrics is None or metrics is None:
+            return None
+        from gridveil_services.metrics.exposition import MetricsServer
+
+        metrics.tell_of(self.server)
+        metrics.look_at(self.store, self.committer, clock)
+        return opened.enter_context(MetricsServer(config.metrics, metrics.registry)).url
+
+    def _make_background(
+        self, config: AggregatorConfig, clock: Clock, observer: IngestObserver | None
+    ) -> None:
         store, committer = self.store, self.committer
         self.follower = Follower(
             city=self.city,
@@ -99,7 +126,7 @@ class Aggregator:
             on_change=self._tell_health,
         )
         self.releaser = Releaser(
-            store, committer, self._keyholder, clock, config.city_id, self._on_settled
+            store, committer, self._keyholder, clock, config.city_id, self._on_settled, observer
         )
         self._releasing = Periodic("releaser", self.releaser.step)
         self.sealer = Sealer(
@@ -167,7 +194,7 @@ class Aggregator:
                 _log.error("what is stored of a window is not whole", window=window.start, why=why)
 
     def _tell_health(self) -> None:
-        self.server.set_ready(self.follower.ready)
+        self.server.look()
 
 
 def serve(config: AggregatorConfig, clock: Clock, *, shared: bool = False) -> None:
@@ -211,6 +238,15 @@ def _store(config: AggregatorConfig, database: Database, clock: Clock, opened: E
     store = RedisStore.open(config.redis, database, config.city_id, clock)
     opened.callback(store.close)
     return store
+
+
+def _metrics(config: AggregatorConfig) -> AggregatorMetrics | None:
+    """Only where they are served is what counts them loaded."""
+    if config.metrics is None:
+        return None
+    from gridveil_services.aggregator.metrics import AggregatorMetrics
+
+    return AggregatorMetrics()
 
 
 def _options(config: AggregatorConfig, *, shared: bool) -> ServerOptions:

@@ -45,8 +45,14 @@ def check_workers(config: AggregatorConfig, workers: int) -> None:
 
 
 def of_worker(config: AggregatorConfig, worker: int) -> AggregatorConfig:
-    """The configuration of one worker: its own state, the port of all."""
-    return replace(config, state=config.state / f"worker-{worker}")
+    """The configuration of one worker, from 1 on: its own state, the port of all.
+
+    Metrics are on ports of their own from the configured one on: each worker counts for itself.
+    """
+    metrics = config.metrics
+    if metrics is not None and metrics[1]:
+        metrics = metrics[0], metrics[1] + worker - 1
+    return replace(config, state=config.state / f"worker-{worker}", metrics=metrics)
 
 
 class Workers:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
+
 from gridveil.files import make_folder, sync_folder, write_durably
 from gridveil.protocol.city import (
     MIN_HONEST,
@@ -25,6 +27,7 @@ from gridveil.protocol.layout import ID_BYTES
 from gridveil.protocol.noise import LOSS_UNIT, NoisePolicy
 from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET
 from gridveil.protocol.refusal_lock import check_refusals_per_day
+from gridveil_services.aggregator.config import RedisConfig, RedisSection
 from gridveil_services.bootstrap.certificates import Authority, write_tls_folder
 from gridveil_services.bootstrap.layout import (
     CLIENTS,
@@ -33,6 +36,7 @@ from gridveil_services.bootstrap.layout import (
     CityPaths,
     aggregator_names,
 )
+from gridveil_services.bootstrap.redis_access import USER, RedisAccess
 from gridveil_services.bootstrap.toml import Value, dumps
 from gridveil_services.keyholder import identity
 from gridveil_services.keyholder.at_rest import AtRest, create_key_file
@@ -47,6 +51,7 @@ RETENTION_S = 86_400
 
 _AUTHORITY_DAYS = 3650
 _CERTIFICATE_DAYS = 397
+_REDIS_FILE = "redis.password"
 _TLS: Mapping[str, Value] = {
     "ca": "tls/ca.pem",
     "certificate": "tls/cert.pem",
@@ -80,11 +85,17 @@ class CityOptions:
     noise: NoisePolicy | None = None
     development: bool = False
     addresses: Mapping[str, str] = field(default_factory=neighbouring_ports)
-    """``host:port`` by service."""
+    """``host:port`` by service: where it listens."""
     further_aggregators: tuple[str, ...] = ()
     """``host:port`` of each aggregator beside the first; they share a Redis."""
     redis_nodes: tuple[str, ...] = ()
     """``host:port`` of some nodes of the Redis Cluster that windows are kept in, if they are."""
+    reached_at: Mapping[str, str] = field(default_factory=dict)
+    """``host:port`` by service where others find it, if that is not where it listens."""
+    redis: str | None = None
+    """``redis://host:port`` of the server that keeps windows; the aggregator's file if left out."""
+    redis_replicas: int = 0
+    """How many of its replicas must have a write before it is acknowledged."""
 
     @property
     def cohort(self) -> int:
@@ -131,9 +142,9 @@ def create_city(folder: Path, options: CityOptions | None = None) -> CityPaths:
     options = options or CityOptions()
     policy = options.policy(secrets.token_bytes(ID_BYTES))
     check_refusals_per_day(options.refusals_per_day)
-    _check_addresses(options.addresses)
     if options.further_aggregators and not options.redis_nodes:
         raise MalformedInput(Reason.CONFIG_INVALID, "several aggregators share a Redis")
+    _check_addresses({**options.addresses, **options.reached_at})
     folder = folder.absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise MalformedInput(Reason.CONFIG_INVALID, f"{folder.name} is there and not empty")
@@ -162,6 +173,8 @@ class _Maker:
                 strict=True,
             )
         )
+        self._reached_at = {**options.addresses, **options.reached_at}
+        self._redis = _redis(options)
         self._refusals_per_day = options.refusals_per_day
 
     def make(self) -> None:
@@ -181,11 +194,20 @@ class _Maker:
             }
             self._write(self._paths.profile(client), shared | endpoints | {"tls": _TLS})
         make_folder(self._paths.meters)
+        if self._redis:
+            self._make_redis()
+
+    def _make_redis(self) -> None:
+        access = RedisAccess.create(self._policy.city_id)
+        make_folder(self._paths.redis)
+        write_durably(self._paths.redis / "users.acl", access.users.encode())
+        write_durably(self._paths.redis / "replication.conf", access.replication.encode())
+        write_durably(self._paths.role("aggregator") / _REDIS_FILE, access.password.encode())
 
     def _endpoint(self, service: str) -> str:
         """Where clients find a service; several aggregators as gRPC lists addresses."""
         if service != "aggregator" or len(self._aggregators) == 1:
-            return self._addresses[service]
+            return self._reached_at[service]
         return "ipv4:" + ",".join(self._aggregators.values())
 
     def _make_certificates(self) -> None:
@@ -248,7 +270,7 @@ class _Maker:
         }
 
     def _aggregator(self, address: str) -> dict[str, Value]:
-        redis: dict[str, Value] = (
+        nodes: dict[str, Value] = (
             {"redis": {"nodes": self._redis_nodes}} if self._redis_nodes else {}
         )
         return {
@@ -256,8 +278,9 @@ class _Maker:
             "state": "state",
             "retention_s": RETENTION_S,
             "tls": _TLS,
-            "keyholder": {"address": self._addresses["keyholder"]},
-            **redis,
+            **nodes,
+            "keyholder": {"address": self._reached_at["keyholder"]},
+            **self._redis,
         }
 
     def _totals(self) -> dict[str, Value]:
@@ -283,6 +306,20 @@ def _move(made: Path, folder: Path) -> None:
     sync_folder(folder)
 
 
+def _redis(options: CityOptions) -> Mapping[str, Value]:
+    """The section ``[redis]`` of ``aggregator.toml``, checked as the aggregator does."""
+    if options.redis is None:
+        return {}
+    section: dict[str, Value] = {
+        "url": options.redis,
+        "replicas": options.redis_replicas,
+        "username": USER,
+        "password_file": _REDIS_FILE,
+    }
+    RedisConfig.beside(msgspec.convert(section, RedisSection), Path())
+    return {"redis": section}
+
+
 def _noise(noise: NoisePolicy) -> Mapping[str, Value]:
     window = noise.window
     return {
@@ -302,6 +339,8 @@ def _with_batch_limit(policy: CityPolicy) -> CityPolicy:
 
 
 def _check_addresses(addresses: Mapping[str, str]) -> None:
+    if unknown := set(addresses) - set(SERVICES):
+        raise MalformedInput(Reason.CONFIG_INVALID, f"there is no service {min(unknown)}")
     for service in SERVICES:
         host, _, port = addresses.get(service, "").rpartition(":")
         if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:

@@ -49,6 +49,11 @@ class CityPaths:
         """What the key-holder publishes: release log and opened entries."""
         return self.role("keyholder") / "published"
 
+    @property
+    def redis(self) -> Path:
+        """Who is let into the city's Redis, for its servers; only if windows are kept there."""
+        return self.folder / "redis"
+
     def role(self, role: str) -> Path:
         return self.folder / role
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -39,6 +38,7 @@ from gridveil_services.aggregator.store.interface import (
 from tests.contract.stores import CRYPTO, LENGTH, SLOTS, START, make_window
 from tests.support.store_model import Opened
 from tests.torture.kinds.power_store import scratch
+from tests.torture.kinds.strace import ends
 from tests.torture.tally import Kind, Tally
 
 METERS = 300
@@ -242,7 +242,7 @@ def kill_one(folder: Path, seed: int, point: str, nth: int, told: Told, chance: 
             time.sleep(after)
         else:
             # At the latest, if it never comes to the point.
-            reached = _ends(child, 1.0)
+            reached = ends(child, 1.0)
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         lines = pipe.read().split(b"\n")[:-1]
@@ -251,14 +251,6 @@ def kill_one(folder: Path, seed: int, point: str, nth: int, told: Told, chance: 
     for line in lines:
         told.take(json.loads(line))
     return reached
-
-
-def _ends(child: int, within_s: float) -> bool:
-    descriptor = os.pidfd_open(child)
-    try:
-        return bool(select.select([descriptor], [], [], within_s)[0])
-    finally:
-        os.close(descriptor)
 
 
 def problem(folder: Path, told: Told) -> str:
@@ -362,8 +354,7 @@ def run(seed: int, budget: int) -> Tally:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr[-4000:]
-    said = json.loads(ran.stdout)
-    return Tally(said["injected"], Counter(said["counts"]), said["violations"])
+    return Tally.from_json(json.loads(ran.stdout))
 
 
 KIND = Kind(
@@ -380,12 +371,7 @@ KIND = Kind(
 def main() -> None:
     """Kill as the command line says; the account as JSON."""
     tally = kill_many(int(sys.argv[1]), int(sys.argv[2]))
-    account = {
-        "injected": tally.injected,
-        "counts": dict(tally.counts),
-        "violations": tally.violations,
-    }
-    print(json.dumps(account))
+    print(json.dumps(tally.to_json()))
 
 
 if __name__ == "__main__":

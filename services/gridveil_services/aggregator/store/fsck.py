@@ -7,6 +7,7 @@ with everything else. Not noticed, as nothing else tells of it, is a change of:
     a window's roster version, its number of enrolled meters while that asks for as many lanes,
     and its phase where another would have left the same
     when a member entered or left, and the keys of one that left
+    why a window was poisoned, and what another aggregator on the same Redis is called
 
 and, unless a profile says whose store it should be, signatures, the roster's head beyond its
 members, and facts of windows that their parameters tell.
@@ -34,6 +35,7 @@ from gridveil_services.aggregator.store.database import APPLICATION_ID, SCHEMA_V
 from gridveil_services.aggregator.store.interface import Phase, StoredReceipt, Window
 from gridveil_services.aggregator.store.records import (
     RECORD_BYTES,
+    acknowledged_checksum,
     journal_checksum,
     sum_checksum,
     unpack,
@@ -45,6 +47,8 @@ _WINDOWS = (
     " lane_capacity, parameter_set, slots, phase FROM windows ORDER BY start"
 )
 _OF_WINDOWS = ("lanes", "journal", "receipts", "equivocations")
+_ACKNOWLEDGED_BYTES = ID_BYTES + DIGEST_BYTES
+_NAME_LETTERS = 16
 _HAS_SUMS = (Phase.OPEN, Phase.SEALED, Phase.RELEASED)
 
 
@@ -65,6 +69,8 @@ def check(path: Path, trust: Trust | None) -> Mapping[str, int]:
         for window in windows:
             counted.update(_check_window(database, window))
         _check_horizon(database, windows)
+        counted["acknowledgements"] = _check_acknowledgements(database)
+        _check_sharing(database)
         documents = _documents(database, trust)
         if trust is not None:
             for window in windows:
@@ -215,6 +221,35 @@ def _check_horizon(database: SqliteFile, windows: list[Window]) -> None:
             )
         )
         demand(not stray, f"table {table} has rows of a window that is not there")
+
+
+def _check_acknowledgements(database: SqliteFile) -> int:
+    seen: set[tuple[int, bytes]] = set()
+    for number, window, lane, packed, checksum in database.rows(
+        "SELECT number, window, lane, reports, checksum FROM acknowledgements ORDER BY number"
+    ):
+        at = f"row {number} of the acknowledgements"
+        demand(number > 0 and window > 0 and lane >= 0, f"{at} is not one that there can be")
+        whole = acknowledged_checksum(window, lane, packed) == checksum
+        demand(whole, f"{at} does not have its checksum")
+        demand(bool(packed) and len(packed) % _ACKNOWLEDGED_BYTES == 0, f"{at} ends in the midst")
+        for start in range(0, len(packed), _ACKNOWLEDGED_BYTES):
+            meter = (window, packed[start : start + ID_BYTES])
+            demand(meter not in seen, f"{at} acknowledges a meter again")
+            seen.add(meter)
+    return len(seen)
+
+
+def _check_sharing(database: SqliteFile) -> None:
+    """What an aggregator that shares a Redis keeps of the others, and of itself."""
+    names = list(database.rows("SELECT name FROM replica UNION SELECT name FROM participants"))
+    demand(all(_is_name(name) for (name,) in names), "an aggregator's name is malformed")
+    reasons = list(database.rows("SELECT window, why FROM poisoned"))
+    demand(all(start > 0 and why for start, why in reasons), "a poisoned window has no reason")
+
+
+def _is_name(name: str) -> bool:
+    return len(name) == _NAME_LETTERS and set(name) <= set("0123456789abcdef")
 
 
 def _documents(database: SqliteFile, trust: Trust | None) -> dict[bytes, CityParameters]:

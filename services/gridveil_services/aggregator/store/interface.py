@@ -304,6 +304,10 @@ class Store(Protocol):
         """
         ...
 
+    def probe(self) -> None:
+        """Raise what :meth:`commit` would now, as far as that can be known; stores nothing."""
+        ...
+
     def forget(self, ended_before: int) -> int:
         """Delete everything of settled windows whose end is earlier; how many there were.
 

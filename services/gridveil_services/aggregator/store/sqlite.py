@@ -141,6 +141,9 @@ class SqliteStore:
         self._windows[window.start] = replace(window, phase=held.phase)
         return True
 
+    def probe(self) -> None:
+        self._database.check_writable()
+
     def window(self, start: int) -> Window | None:
         return self._windows.get(start)
 

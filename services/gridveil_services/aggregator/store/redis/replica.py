@@ -60,7 +60,6 @@ class Replica:
 
     def lead(self) -> bool:
         """Lead, unless somebody else does or the clocks differ."""
-        self.leads = False
         now = self.clock.now()
         call = script(
             scripts.LEAD,
@@ -70,7 +69,11 @@ class Replica:
             repr(now),
             str(CLOCK_KEPT_MS),
         )
-        ((said, stamp, flat),) = self.servers.write([call])
+        try:
+            ((said, stamp, flat),) = self.servers.write([call])
+        except BaseException:
+            self.leads = False
+            raise
         words = [word.decode() for word in flat]
         others = dict(zip(words[::2], words[1::2], strict=True))
         others.pop(self.name, None)

@@ -10,6 +10,9 @@ from __future__ import annotations
 _HEAD = "#!lua\n"
 _READ_ONLY = "#!lua flags=no-writes\n"
 
+PROBE = _HEAD + "return 1"
+"""Nothing, refused like every script that writes: without memory, replicas or a disk."""
+
 OPEN_LANE = (
     _HEAD
     + """
@@ -43,14 +46,15 @@ return {'done'}
 MOVE_WINDOW = (
     _HEAD
     + """
--- KEYS: window. ARGV: facts, phase it must have, facts it must have
-local held = redis.call('HMGET', KEYS[1], 'phase', 'facts')
-if held[1] ~= ARGV[2] or held[2] ~= ARGV[3] then return {'other'} end
+-- KEYS: window. ARGV: facts, phase it must have, facts it must have, fencing epoch
+local held = redis.call('HMGET', KEYS[1], 'phase', 'facts', 'fence')
+if held[1] == ARGV[2] and held[2] == ARGV[1] and held[3] == ARGV[4] then return {'done'} end
+if held[1] ~= ARGV[2] or held[2] ~= ARGV[3] or held[3] ~= ARGV[4] then return {'other'} end
 redis.call('HSET', KEYS[1], 'facts', ARGV[1])
 return {'done'}
 """
 )
-"""Change the facts of a window."""
+"""Change the facts of a window, if nobody began to seal, move or take it over after this epoch."""
 
 COMMIT = (
     _HEAD

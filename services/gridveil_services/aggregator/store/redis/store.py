@@ -30,7 +30,9 @@ from gridveil_services.aggregator.store.interface import (
     StoreFailed,
     Window,
 )
+from gridveil_services.aggregator.store.redis import scripts
 from gridveil_services.aggregator.store.redis.checks import check_server
+from gridveil_services.aggregator.store.redis.clocks import MOST_SKEW_S
 from gridveil_services.aggregator.store.redis.commits import Commits
 from gridveil_services.aggregator.store.redis.failures import unavailable
 from gridveil_services.aggregator.store.redis.journal import Journal
@@ -39,7 +41,7 @@ from gridveil_services.aggregator.store.redis.lanes import Lanes, Marker
 from gridveil_services.aggregator.store.redis.layout import corrupt
 from gridveil_services.aggregator.store.redis.pins import Pins, Record, phase_of
 from gridveil_services.aggregator.store.redis.replica import AcknowledgementLost, Replica
-from gridveil_services.aggregator.store.redis.servers import Call, Servers
+from gridveil_services.aggregator.store.redis.servers import Call, Servers, script
 from gridveil_services.aggregator.store.redis.windows import Windows
 
 _log = structlog.get_logger()
@@ -67,13 +69,15 @@ class RedisStore:
         self._seen: dict[int, set[str]] = {}
         """Who takes part in each window, as the file has it."""
         self._unclean: set[int] = set()
+        self._took_over = False
+        self._clock = clock
         self._commits = Commits(
             servers,
             self._keys,
             self._windows,
             self.window,
             self._journal,
-            self._poison,
+            self._give_up,
             self._realign,
         )
         self._replica = Replica(
@@ -133,10 +137,13 @@ class RedisStore:
         late = (start if opens is None else opens) <= since
         doubt = "it may have taken reports before the servers were changed" if late else ""
         held = self._remote.open(window, lineage, doubt)
+        if held.phase not in (Phase.OPEN, Phase.POISONED):
+            self._adopt(start, self._windows.get(start), self._remote.record(start))
+            return self._windows[start]
         self._keep(held)
         if held.phase is Phase.POISONED:
             return self._poison(start, doubt)
-        if held.phase is Phase.OPEN and not self._remote.align(held):
+        if not self._remote.align(held):
             return self._poison(start, "a lane is gone")
         self._join(start)
         return self._windows[start]
@@ -151,6 +158,9 @@ class RedisStore:
         self._commits.drop_writers(window.start)
         self._keep(moved)
         return True
+
+    def probe(self) -> None:
+        self._servers.write([script(scripts.PROBE, [self._keys.windows])])
 
     def window(self, start: int) -> Window | None:
         window = self._windows.get(start)
@@ -178,6 +188,8 @@ class RedisStore:
         if window is None or not meter_ids:
             return {}
         found = self._lanes.known(window, meter_ids, lane_of)
+        if found and start not in self._joined and not window.phase.settled:
+            raise unavailable("this aggregator does not take part in the window yet")
         self._commits.confirm((start, lane) for lane in found)
         if not window.phase.settled:
             # They are acknowledged again, perhaps by another aggregator than the first time.
@@ -222,7 +234,7 @@ class RedisStore:
             return False
         epoch = self._remote.seal(window, self._commits.writers_of(start))
         if epoch is None:
-            self._poison(start, "a lane is gone, or less far than it was")
+            self._give_up(start, "a lane is gone, or less far than it was")
         if not epoch:
             self._look_again(start, self._remote.record(start))
             return False
@@ -281,8 +293,8 @@ class RedisStore:
         if window is None or window.phase not in before:
             return False
         if poisons:
-            self._poison(start, self._why.get(start, "what is stored is not whole"))
-            return True
+            self._give_up(start, self._why.get(start, "what is stored is not whole"))
+            return self._windows[start].phase is Phase.POISONED
         settled = replace(window, phase=phase)
         if not self._remote.settle(settled, before):
             self._look_again(start, self._remote.record(start))
@@ -306,26 +318,29 @@ class RedisStore:
 
     def follow(self) -> bool:
         self._clean()
-        led, leads = self._replica.leads, self._replica.lead()
+        leads = self._replica.lead()
         forgotten, starts = self._remote.forgotten(), self._remote.starts()
         self._forgotten = max(self._forgotten, forgotten)
         wanted = [s for s in starts - self._windows.keys() if s > self._forgotten]
-        wanted += [w.start for w in self.windows() if not w.phase.settled]
+        # One that was away may take reports yet where a failover forgot that all is settled.
+        late = self._clock.now() - MOST_SKEW_S
+        wanted += [w.start for w in self.windows() if not w.phase.settled or w.closes > late]
         for start, record in self._remote.records(wanted).items():
             if start in self._windows:
                 self._look_again(start, record)
             else:
                 self._adopt(start, None, record)
         self._drop([w for w in self.windows() if w.start <= forgotten and w.start not in starts])
-        if leads and not led:
+        if leads and not self._took_over:
             self._finish_moves()
+        self._took_over = leads
         return leads
 
     def _finish_moves(self) -> None:
         """Whoever led before may have stopped while a window came under other parameters."""
         for window in self.windows():
-            if window.phase is Phase.OPEN and not self._remote.align(window):
-                self._poison(window.start, "a lane is gone")
+            if window.phase is Phase.OPEN and not self._remote.take_over(window):
+                self._give_up(window.start, "a lane is gone")
 
     def _keep(self, window: Window) -> None:
         if self._windows.get(window.start) != window:
@@ -366,10 +381,21 @@ class RedisStore:
         self._clean()
         return window
 
+    def _give_up(self, start: int, why: str) -> Window:
+        """Poison a window of which something is gone, unless that is because others settled it.
+
+        Raises:
+            Unavailable: it cannot be asked just now.
+        """
+        self._look_again(start, self._remote.record(start))
+        window = self._windows[start]
+        return window if window.phase.settled else self._poison(start, why)
+
     def _join(self, start: int) -> None:
         """Take part in a window, unless it is settled meanwhile."""
         if self._remote.join(start, self._replica.name):
             self._saw(start, {self._replica.name})
+            self._pins.put(self._windows[start])
             self._joined.add(start)
 
     def _saw(self, start: int, participants: Set[str]) -> None:
@@ -380,7 +406,11 @@ class RedisStore:
     def _look_again(self, start: int, record: Record | None) -> None:
         """Take over what others did to a window."""
         window = self._windows[start]
-        if window.phase.settled or (record is None and start <= self._forgotten):
+        if record is None and start <= self._forgotten:
+            return
+        if window.phase.settled:
+            if record is None or not record.window.phase.settled:
+                self._settle_again(window)
             return
         phase = phase_of(window, record)
         if record is None or phase is None or phase is Phase.POISONED:
@@ -399,6 +429,12 @@ class RedisStore:
         takes_part = start in self._joined or phase is Phase.SEALED
         if takes_part and not phase.settled and self._replica.name not in record.participants:
             self._join(start)
+
+    def _settle_again(self, window: Window) -> None:
+        """Redis has lost that a window is settled."""
+        why = self._pins.why(window.start)
+        self._remote.settle(window, (Phase.OPEN, Phase.SEALED), missing=True, why=why)
+        self._unclean.add(window.start)
 
     def _realign(self, window: Window) -> bool | None:
         self._look_again(window.start, self._remote.record(window.start))
@@ -420,9 +456,14 @@ class RedisStore:
 
     def _load(self) -> None:
         pinned = self._pins.windows()
-        starts = self._remote.starts() | pinned.keys()
+        held = {start for start in self._remote.starts() if start > self._forgotten}
+        starts = held | pinned.keys()
         for start, record in sorted(self._remote.records(starts).items()):
-            self._adopt(start, pinned.get(start), record)
+            pin = pinned.get(start)
+            if pin is not None and record is None and start <= self._forgotten:
+                self._windows[start] = pin  # ``follow`` drops it.
+            else:
+                self._adopt(start, pin, record)
 
     def _adopt(self, start: int, pin: Window | None, record: Record | None) -> None:
         """Take up a window that others, or an earlier run, have opened."""
@@ -449,8 +490,8 @@ class RedisStore:
             self._pins.put(window)
         if window.phase.settled:
             self._keep(window)
-            if record is not None and record.window.phase is not window.phase:
-                self._remote.settle(window, (Phase.OPEN, Phase.SEALED))
+            if record is not None and not record.window.phase.settled:
+                self._settle_again(window)
             self._clean()
         elif pin is not None or window.phase is Phase.SEALED:
             self._join(window.start)

@@ -1,0 +1,1 @@
+"""A whole cluster in one process: real handlers, and a world around them made from a seed."""
