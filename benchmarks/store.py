@@ -1,6 +1,8 @@
 """What keeping windows in Redis costs beside SQLite: CPU a report of the aggregator's side.
 
 commit  `Store.commit` of made-up reports: groups of 32 in 1, 4 and 16 lanes, and of 2,048 in 16.
+journal The part of a commit in Redis that writes to the aggregator's own file what it is about to
+        acknowledge, by itself.
 known   `Store.known` of as many meters in an empty window, which every call asks first.
 workers One process that commits groups of 32 in 4 lanes, and two that do so at the same time to
         the same window of one Redis, each with a file of its own; CPU a report of both together.
@@ -58,6 +60,7 @@ from gridveil_services.aggregator.store.interface import (
     StoredReport,
     Window,
 )
+from gridveil_services.aggregator.store.redis.journal import Journal
 from gridveil_services.aggregator.store.redis.store import RedisStore
 from gridveil_services.aggregator.store.schema import SCHEMA
 from gridveil_services.aggregator.store.sqlite import SqliteStore
@@ -101,8 +104,10 @@ class Cost:
 
     commit: float
     known: float
+    journal: float
     redis_commit: float
     redis_known: float
+    redis_journal: float
 
 
 def group_commits(shape: Shape, worker: int = 0) -> list[list[LaneBatch]]:
@@ -150,9 +155,12 @@ def window_of(number: int, shape: Shape, workers: int = 1) -> Window:
 class Bench:
     """One store, and how its rounds are measured."""
 
-    def __init__(self, store: Store, redis: RedisProcess | None) -> None:
+    def __init__(
+        self, store: Store, redis: RedisProcess | None = None, journal: Journal | None = None
+    ) -> None:
         self._store = store
         self._redis = redis
+        self._journal = journal
 
     def round(self, shape: Shape, number: int, commits: Sequence[Sequence[LaneBatch]]) -> Cost:
         """Look up and commit everything in a new window."""
@@ -160,12 +168,24 @@ class Bench:
         placed = [[batch._replace(window_start=start) for batch in batches] for batches in commits]
         known = self._cost(lambda: self._look_up(start, shape, commits))
         commit = self._cost(lambda: self._commit(placed))
+        journal = self._cost(lambda: self._acknowledge(start, placed))
         self._store.seal(start)
         self._store.settle(start, Phase.EXPIRED)
         reports = shape.commits * shape.together / 1e6
-        return Cost(
-            commit[0] / reports, known[0] / reports, commit[1] / reports, known[1] / reports
-        )
+        own, redis = zip(commit, known, journal, strict=True)
+        return Cost(*(seconds / reports for seconds in (*own, *redis)))
+
+    def _acknowledge(self, start: int, placed: Sequence[Sequence[LaneBatch]]) -> None:
+        """What commits write to the journal, once more, to one that is not the store's."""
+        if self._journal is None:
+            return
+        for batches in placed:
+            lanes: dict[tuple[int, int], dict[bytes, bytes]] = {}
+            for batch in batches:
+                digests = {stored.meter_id: stored.digest for stored in batch.reports}
+                lanes.setdefault((start, batch.lane), {}).update(digests)
+            self._journal.add(lanes)
+        self._journal.forget([start])
 
     def _commit(self, placed: Sequence[Sequence[LaneBatch]]) -> None:
         for batches in placed:
@@ -203,8 +223,12 @@ def measure_commits(rounds: int, folder: Path) -> Costs:
         redis = stack.enter_context(redis_server(folder / "redis", REDIS_CORE))
         stack.enter_context(pinned(SERVER_CORE))
         benches = {
-            "sqlite": Bench(SqliteStore(stack.enter_context(_database(folder / "a"))), None),
-            "redis": Bench(stack.enter_context(_redis_store(folder / "b", redis.config)), redis),
+            "sqlite": Bench(SqliteStore(stack.enter_context(_database(folder / "a")))),
+            "redis": Bench(
+                stack.enter_context(_redis_store(folder / "b", redis.config)),
+                redis,
+                Journal(stack.enter_context(_database(folder / "c"))),
+            ),
         }
         made = {name: group_commits(shape) for name, shape in SHAPES.items()}
         with progress("commits", (rounds + 1) * len(SHAPES)) as advance:
@@ -391,7 +415,7 @@ def _lines(
             lines += [
                 f"{name:<26}{store:<8}{part:<14}{spread.show(1)}"
                 for part, spread in _spreads(found).items()
-                if store == "redis" or not part.startswith("redis")
+                if (store == "redis" or part in ("commit", "known")) and part != "redis_journal"
             ]
     lines += [f"{count} of 2 workers{'':<34}{Spread.of(w).show(1)}" for count, w in workers.items()]
     lines += [f"whole path{'':<16}{n:<22}{Spread.of(found).show(1)}" for n, found in ingest.items()]
