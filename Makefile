@@ -20,9 +20,14 @@ SYNCED := $(VENV)/.synced
 
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+# Processes that `make test` spreads the test files over, for two cores; 0: none, as for a debugger.
+WORKERS ?= 2
 BENCH_ARGS ?=
+LOADTEST_ARGS ?= --meters 20000 --rate max --duration 60 --fail-if 'errors>0'
 CRASHES ?= 1000
+IMAGES ?= all
 MUTATIONS ?= 100000
+TORTURE_ARGS ?= --length $(or $(GRIDVEIL_TORTURE),short)
 SIMULATED_SEEDS ?= 0-99
 SIMULATED_DAYS ?= 18.25
 MACHINE_RUNS ?= 5000
@@ -31,8 +36,10 @@ MACHINE_RUNS ?= 5000
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
+# A city is several processes: what they import is compiled once, not by each of them.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench mutants mutants-list crashes mutations simulation clean
+.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench images loadtest mutants mutants-list crashes mutations torture simulation clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -42,8 +49,8 @@ setup: $(SYNCED) ## Create .venv with both packages, all extras and the developm
 demo: $(SYNCED) ## Run a whole city on this machine (DEMO_ARGS="...")
 	$(BIN)/gridveil demo $(DEMO_ARGS)
 
-test: $(SYNCED) ## Run the tests (PYTEST_ARGS="...")
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(SYNCED) ## Run the tests, two files at a time (WORKERS=2 PYTEST_ARGS="...")
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(SYNCED) ## Linters, types, architecture, and generated files against their sources
 	$(BIN)/ruff check
@@ -78,6 +85,12 @@ mutants-list: $(SYNCED) ## The broken builds, a line each
 bench: $(SYNCED) ## Measure this machine (BENCH_ARGS="meter ingest release")
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+images: $(SYNCED) ## Install every target of deploy/Dockerfile by its own steps (IMAGES=one: the aggregator only)
+	GRIDVEIL_IMAGES=$(IMAGES) $(BIN)/python -m pytest -q tests/integration/test_deploy_images.py $(PYTEST_ARGS)
+
+loadtest: $(SYNCED) ## Put a load on a city on this machine (LOADTEST_ARGS="...")
+	$(BIN)/gridveil loadtest $(LOADTEST_ARGS)
+
 crashes: $(SYNCED) ## Kill the key-holder CRASHES times in the midst of releases
 	GRIDVEIL_CRASHES=$(CRASHES) $(BIN)/python -m pytest -q --timeout 7200 \
 	  tests/integration/test_failpoints_release.py $(PYTEST_ARGS)
@@ -85,6 +98,9 @@ crashes: $(SYNCED) ## Kill the key-holder CRASHES times in the midst of releases
 mutations: $(SYNCED) ## Send every service MUTATIONS spoilt calls
 	GRIDVEIL_MUTATIONS=$(MUTATIONS) $(BIN)/python -m pytest -q --timeout 14400 \
 	  tests/integration/test_mutations.py tests/integration/test_mutations_witness.py $(PYTEST_ARGS)
+
+torture: $(SYNCED) ## Inject faults in large numbers (TORTURE_ARGS="--length long --report docs/reliability.md")
+	$(BIN)/python -m tests.torture $(TORTURE_ARGS)
 
 simulation: $(SYNCED) ## A cluster in simulated time: SIMULATED_DAYS for each of SIMULATED_SEEDS
 	$(BIN)/python -m tests.simulation.cluster --seeds $(SIMULATED_SEEDS) --days $(SIMULATED_DAYS)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import ingest, meter, release, verification
+from benchmarks import ingest, meter, release, store, verification
 
 ALL = {
     "meter": meter.main,
     "ingest": ingest.main,
     "release": release.main,
     "verification": verification.main,
+    "store": store.main,
 }
 
 

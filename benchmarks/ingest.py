@@ -92,7 +92,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Measurements:
         pool = prebuilt(fleet, city.parameters, WINDOW, count)
         stack.enter_context(pinned(LOAD_CORE))
         targets = {
-            "a": _gridveil(city, pool, options),
+            "a": gridveil_target(city, pool, options),
             "b": _baseline(stack, folder, options),
             "c": _receive(stack, city, folder, pool, options),
             "d": _raw(stack, folder, pool, options),
@@ -112,7 +112,8 @@ def _rounds(targets: dict[str, Target], bursts: int) -> Measurements:
     return loads
 
 
-def _gridveil(city: LocalCity, pool: Sequence[bytes], options: argparse.Namespace) -> Target:
+def gridveil_target(city: LocalCity, pool: Sequence[bytes], options: argparse.Namespace) -> Target:
+    """A running city's aggregator; each round takes ``options.batches`` of the pool's messages."""
     sends = grpc_sends(city.gateway_channels(options.connections), floor_servers.METHOD)
     size = options.batches
 

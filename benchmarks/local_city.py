@@ -76,12 +76,21 @@ class LocalCity:
 
 @contextmanager
 def running_city(
-    folder: Path, fleet: Fleet, meters: int, *, aggregator_core: int | None, other_core: int | None
+    folder: Path,
+    fleet: Fleet,
+    meters: int,
+    *,
+    aggregator_core: int | None,
+    other_core: int | None,
+    redis: str | None = None,
+    metrics: str | None = None,
 ) -> Iterator[LocalCity]:
     """A city of ``meters`` meters with real processes; stopped at the end of the block.
 
+    With the URL of a Redis the aggregator keeps its windows there.
     Meters are enrolled in one run of the key-holder and take effect in its next, which starts at
     the end of ``WINDOW``: a scaled clock allows that, and no process waits a quarter of an hour.
+    With ``metrics`` the aggregator serves them at that address.
     """
     addresses = {role: f"127.0.0.1:{port}" for role, port in zip(SERVICES, _ports(), strict=True)}
     options = CityOptions(
@@ -93,8 +102,19 @@ def running_city(
         addresses=addresses,
     )
     paths = create_city(folder / "city", options)
-    with _service(paths, "keyholder", NOON + 1 - time.time(), other_core):
+    if redis is not None:
+        with paths.config("aggregator").open("a") as config:
+            config.write(f'\n[redis]\nurl = "{redis}"\n')
+    if metrics is not None:
+        with paths.config("aggregator").open("a") as config:
+            config.write(f'\n[metrics]\nlisten = "{metrics}"\n')
+    early = NOON + 1 - time.time()
+    with _service(paths, "keyholder", early, other_core):
         _enrol(paths, fleet, meters)
+        if redis is not None:
+            # A window that opened before the aggregator first saw its Redis is not believed in.
+            with _service(paths, "aggregator", early, aggregator_core):
+                pass
     ahead = WINDOW + LENGTH + 1 - time.time()
     with ExitStack() as stack:
         keyholder = stack.enter_context(_service(paths, "keyholder", ahead, other_core))

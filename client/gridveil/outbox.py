@@ -41,9 +41,9 @@ from gridveil.protocol.errors import (
     Unavailable,
 )
 
-_APPLICATION_ID = 0x67764F42
-_VERSION = 1
-_SCHEMA = """
+APPLICATION_ID = 0x67764F42
+VERSION = 1
+SCHEMA = """
 CREATE TABLE city (city_id BLOB NOT NULL) STRICT;
 CREATE TABLE parameters (
     place INTEGER PRIMARY KEY, encoded BLOB NOT NULL, signature BLOB NOT NULL,
@@ -462,7 +462,7 @@ def _prepare(database: apsw.Connection, name: str, city_id: bytes) -> None:
     # Before anything that could touch a file that is not ours.
     application = database.pragma("application_id")
     empty = not database.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
-    if not empty and application != _APPLICATION_ID:
+    if not empty and application != APPLICATION_ID:
         raise MalformedInput(Reason.CONFIG_INVALID, f"{name} is not an outbox")
     database.pragma("locking_mode", "EXCLUSIVE")
     database.pragma("journal_mode", "WAL")
@@ -473,7 +473,7 @@ def _prepare(database: apsw.Connection, name: str, city_id: bytes) -> None:
         raise Unavailable(Reason.STORE_UNAVAILABLE, f"{name} cannot be made durable")
     if empty:
         _set_up(database, city_id)
-    elif database.pragma("user_version") != _VERSION:
+    elif database.pragma("user_version") != VERSION:
         raise MalformedInput(Reason.CONFIG_INVALID, f"{name} is an outbox of another version")
     if database.pragma("quick_check") != "ok":
         raise _corrupt()
@@ -483,10 +483,10 @@ def _prepare(database: apsw.Connection, name: str, city_id: bytes) -> None:
 
 def _set_up(database: apsw.Connection, city_id: bytes) -> None:
     with database:
-        database.execute(_SCHEMA)
+        database.execute(SCHEMA)
         database.execute("INSERT INTO city VALUES (?)", (city_id,))
-        database.pragma("application_id", _APPLICATION_ID)
-        database.pragma("user_version", _VERSION)
+        database.pragma("application_id", APPLICATION_ID)
+        database.pragma("user_version", VERSION)
 
 
 def _corrupt() -> IntegrityLost:

@@ -103,16 +103,22 @@ class ReportBuilder:
         commitment = generators.commit(ordered, blinding)
         encryptor = _encryptor(policy.parameter_set, policy.layout.slots, epoch.ckks_public_key)
         ciphertext = encryptor.encrypt(policy.layout.to_slots(ordered, blinding))
-        return self._seal_and_sign(window_start, commitment, ciphertext)
+        return self.finish(window_start, commitment, ciphertext)
 
-    def _seal_and_sign(self, window_start: int, commitment: bytes, ciphertext: bytes) -> Report:
+    def warm_up(self) -> None:
+        """Agree with the epoch on the sealing key now, so that no report waits for it."""
+        self._sealing_key()
+
+    def finish(self, window_start: int, commitment: bytes, ciphertext: bytes) -> Report:
+        """Seal a commitment to a ciphertext's readings in the window, and sign the report.
+
+        For :meth:`build`, and for load tests, whose readings are made up. A meter never uses it
+        with a blinding that it used before.
+        """
         city_id, epoch = self._parameters.policy.city_id, self._parameters.epoch
         meter_id = self._keys.meter_id
         hashed = commitment_hash(city_id, epoch.epoch_id, window_start, meter_id, commitment)
         digest, ciphertext_digest = self._parameters.digest, sha256(ciphertext)
-        key = _sealing_key(
-            self._keys.sealing_secret, epoch.sealing_key, city_id, epoch.epoch_id, meter_id
-        )
         associated = seal_data(
             digest, window_start, meter_id, FLAGS_KNOWN, hashed, ciphertext_digest
         )
@@ -122,10 +128,16 @@ class ReportBuilder:
             meter_id=meter_id,
             flags=FLAGS_KNOWN,
             commitment_hash=hashed,
-            sealed_commitment=seal(key, commitment, hashed, associated),
+            sealed_commitment=seal(self._sealing_key(), commitment, hashed, associated),
             ciphertext_digest=ciphertext_digest,
         )
         return sign_report(claim, ciphertext, self._signing_key)
+
+    def _sealing_key(self) -> bytes:
+        city_id, epoch, keys = self._parameters.policy.city_id, self._parameters.epoch, self._keys
+        return _sealing_key(
+            keys.sealing_secret, epoch.sealing_key, city_id, epoch.epoch_id, keys.meter_id
+        )
 
 
 _sealing_key = lru_cache(maxsize=_SEALING_KEYS_KEPT)(shared_key)

@@ -56,6 +56,8 @@ _WITHOUT_DETAIL = {
 }
 _OPTIONS = (
     ("grpc.enable_retries", 0),
+    # Of several addresses behind one name, calls go to all in turn, not only to the first.
+    ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}'),
     ("grpc.max_receive_message_length", 8 * 2**20),
     ("grpc.keepalive_time_ms", 300_000),
     ("grpc.initial_reconnect_backoff_ms", 100),

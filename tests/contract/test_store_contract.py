@@ -73,6 +73,21 @@ class TestCommit:
         }
         assert harness.store.count(START) == 2
 
+    def test_a_meter_is_known_if_it_is_looked_for_in_its_own_lane(
+        self, harness: SqliteHarness
+    ) -> None:
+        assert harness.store.commit([batch([1]), batch([2, 4], lane=1)], 77) == [Committed(77)] * 2
+        meters = [meter_id(meter) for meter in range(5)]
+        lanes = {meter: place % 2 for place, meter in enumerate(meters)}
+        lanes |= {meter_id(1): 0, meter_id(2): 1, meter_id(4): 1}
+        for settled in (False, True):
+            known = harness.store.known(START, meters, lanes.__getitem__)
+            assert known.keys() == {meter_id(1), meter_id(2), meter_id(4)}
+            assert known == harness.store.known(START, meters)
+            if not settled:
+                assert harness.store.seal(START)
+                assert harness.store.settle(START, Phase.EXPIRED)
+
     def test_a_batch_with_a_known_meter_changes_nothing(self, harness: SqliteHarness) -> None:
         harness.store.commit([batch([1])], 77)
         assert harness.store.commit([batch([2, 1])], 78) == [

@@ -35,7 +35,7 @@ from tests.contract.redis_lanes import (
 from tests.contract.stores import LENGTH, START, RedisHarness, batch
 from tests.contract.stores import make_window as window_of
 from tests.support.broken_wire import BrokenWire
-from tests.support.redis_servers import NEEDED, RedisServer, one_server
+from tests.support.redis_servers import NEEDED, RedisServer, one_server, until
 
 pytestmark = NEEDED
 
@@ -297,8 +297,40 @@ class TestReplicas:
         assert harness.store.lane_sums(START) == [sum_of(1, 2)]
         harness.close()
 
+    def test_what_another_stored_on_too_few_replicas_is_not_acknowledged(
+        self, pair: tuple[RedisServer, RedisServer], tmp_path: Path
+    ) -> None:
+        master, replica = pair
+        config = replace(master.config, replicas=1)
+        one = RedisHarness(tmp_path / "one", master, config)
+        one.store.open_window(window_of())
+        two = RedisHarness(tmp_path / "two", master, config, fresh=False)
+        two.store.open_window(window_of())
+        one.store.commit([batch([1])], 77)
+        assert two.store.known(START, [meter_id(1)]) == {meter_id(1): receipt(1, 77)}
+        replica.pause()
+        with pytest.raises(Unavailable):
+            one.store.commit([batch([2])], 78)
+        with pytest.raises(Unavailable):
+            two.store.known(START, [meter_id(2)])
+        assert two.store.known(START, [meter_id(1)]) == {meter_id(1): receipt(1, 77)}
+        replica.resume()
+        assert two.store.known(START, [meter_id(2)]) == {meter_id(2): receipt(2, 78)}
+        two.close()
+        one.close()
+
+
+def test_a_replica_that_is_copied_to_keeps_nobody_from_taking_part(tmp_path: Path) -> None:
+    master = RedisServer(repl_diskless_sync_delay="600")
+    replica = RedisServer(replicaof=f"127.0.0.1 {master.port}")
+    until(lambda: master.client.info("replication")["connected_slaves"] == 1)
+    harness = RedisHarness(tmp_path, master)
+    assert harness.store.open_window(window_of()) == window_of()
+    assert harness.store.commit([batch([1])], 77) == [Committed(77)]
+    harness.close()
+    for server in (replica, master):
+        server.stop()
+
 
 def wait_for_replica(master: RedisServer) -> None:
-    from tests.support.redis_servers import until
-
     until(lambda: master.client.wait(1, 10) == 1 and master.client.info("replication")["slave0"])

@@ -18,13 +18,13 @@ from gridveil_services.aggregator.store.interface import Committed, Phase, Store
 from gridveil_services.bootstrap.certificates import Authority
 from gridveil_services.rpc import Role
 from tests.contract.stores import START, RedisHarness, batch, made_up_report, make_window
+from tests.support.ports import spare_port
 from tests.support.redis_servers import (
     NEEDED,
     RedisCluster,
     RedisServer,
     one_cluster,
     one_server,
-    spare_port,
 )
 from tests.support.reports import CITY_ID
 

@@ -283,5 +283,5 @@ def test_nothing_but_the_horizon_is_left_of_a_forgotten_window(
     harness.store.seal(START)
     harness.store.settle(START, Phase.RELEASED)
     harness.store.forget(START + LENGTH + 1)
-    of_the_city = {KEYS.forgotten, KEYS.leader, KEYS.servers}
+    of_the_city = {KEYS.forgotten, KEYS.leader, KEYS.servers, KEYS.clocks}
     assert {key.decode() for key in client.scan_iter()} == of_the_city

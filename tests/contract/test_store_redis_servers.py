@@ -21,7 +21,7 @@ from gridveil_services.aggregator.store.interface import (
     StoredReport,
     StoreFailed,
 )
-from gridveil_services.aggregator.store.redis.checks import fault_of
+from gridveil_services.aggregator.store.redis.settings import setting_fault, version_fault
 from tests.contract.redis_lanes import KEYS, setting
 from tests.contract.stores import START, RedisHarness, batch, made_up_report, make_window
 from tests.support.redis_servers import NEEDED, SETTINGS, RedisServer, one_cluster, one_server
@@ -108,7 +108,7 @@ def test_a_server_that_does_not_answer_is_refused_without_naming_it(tmp_path: Pa
 def test_what_is_wrong_with_a_server_is_decided_by_what_it_tells(
     version: str, changed: dict[str, str], replicas: int, named: str | None
 ) -> None:
-    fault = fault_of(version, SETTINGS | changed, replicas)
+    fault = version_fault(version) or setting_fault(SETTINGS | changed, replicas)
     assert fault is None if named is None else fault is not None and named in fault
 
 

@@ -65,6 +65,12 @@ def lead(harness: RedisHarness, client: Any) -> None:
     assert harness.store.follow()
 
 
+def tell(harness: RedisHarness, now: float) -> bool:
+    """Move an aggregator's clock; whether it leads then."""
+    harness.clock.move_to(now)
+    return harness.store.follow()
+
+
 def dumped(client: Any) -> dict[bytes, bytes]:
     return {key: client.dump(key) for key in client.scan_iter()}
 
@@ -294,6 +300,33 @@ class TestLoss:
         following = replace(window_of(), start=START + LENGTH + 900)
         assert other.store.open_window(following).phase is Phase.OPEN
         other.close()
+
+    def test_of_two_whose_clocks_differ_neither_takes_reports_until_they_agree(
+        self, one: RedisHarness, two: RedisHarness
+    ) -> None:
+        assert tell(one, 10_000.0) is False
+        tell(two, 1.0)
+        for each in (one, two):
+            with pytest.raises(Unavailable, match="clocks"):
+                each.store.commit([batch([1])], 77)
+        tell(two, 10_000.0)
+        assert tell(one, 10_000.0)
+        for at, each in enumerate((one, two)):
+            assert each.store.commit([batch([at])], 78) == [Committed(78)]
+
+    def test_of_three_only_the_one_that_is_wrong_stops(
+        self, one: RedisHarness, two: RedisHarness, tmp_path: Path
+    ) -> None:
+        three = RedisHarness(tmp_path / "three", fresh=False)
+        three.store.open_window(window_of())
+        tell(three, 10_000.0)
+        assert tell(one, 1.0)
+        tell(two, 1.0)
+        assert one.store.commit([batch([1])], 77) == [Committed(77)]
+        assert two.store.commit([batch([2])], 77) == [Committed(77)]
+        with pytest.raises(Unavailable, match="clocks"):
+            three.store.commit([batch([3])], 77)
+        three.close()
 
     def test_aggregators_of_another_version_do_not_share_it(
         self, one: RedisHarness, client: Any, tmp_path: Path

@@ -11,12 +11,16 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from gridveil.protocol.report import parse_report
 from gridveil.protocol.v1 import report_pb2
 from gridveil_services.aggregator.ingest import Accepted
 from tests.support.aggregators import IngestHarness
 from tests.support.epochs import CityKeys, city_keys
 from tests.support.reports import WINDOW
+
+pytestmark = pytest.mark.long
 
 METERS = 800
 KILLS = 8

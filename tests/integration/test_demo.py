@@ -19,6 +19,8 @@ from gridveil.profile import Profile
 from gridveil_services.bootstrap.layout import CityPaths
 from gridveil_services.demo.processes import ServiceProcess
 
+pytestmark = pytest.mark.long
+
 WINDOW_S = 900
 START = "2018-10-28T23:00Z"
 FIRST = 1_540_767_600

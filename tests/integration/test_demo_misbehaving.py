@@ -22,6 +22,8 @@ from gridveil_services.demo.processes import ServiceProcess
 from gridveil_services.releaselog.reader import LogReader
 from tests.integration.test_demo import run_demo
 
+pytestmark = pytest.mark.long
+
 METERS, WINDOWS, LIARS = 300, 6, 3
 STARTS = [EVENING + at * 900 for at in range(WINDOWS)]
 

@@ -28,6 +28,8 @@ from tests.support.disk import DurableDisk
 from tests.support.keyholders import logged, make_config, opened
 from tests.support.reports import WINDOW, make_members
 
+pytestmark = pytest.mark.long
+
 LENGTH = 900
 BUDGET = 5
 SPENT = DestructionCause.DESTRUCTION_CAUSE_BUDGET_SPENT

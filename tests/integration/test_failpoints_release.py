@@ -37,6 +37,8 @@ from tests.support.lanes import prepare_lanes
 from tests.support.reports import BuiltRelease, build_release
 from tests.support.rpc import Certificates
 
+pytestmark = pytest.mark.long
+
 CRASHES = int(os.environ.get("GRIDVEIL_CRASHES", "60"))
 IN_A_ROW = 3
 """Crashes of one release, at the most, before it is let through."""

@@ -40,6 +40,8 @@ from tests.vectors import generate
 from tests.vectors.material import city as vector_city
 from tests.vectors.wire import edited
 
+pytestmark = pytest.mark.long
+
 SOURCE = Path(independent_meter.__file__)
 ALLOWED = {"gridveil.protocol.v1", "google.rpc", "grpc", "nacl", "rbcl", "tenseal"}
 METERS = 105

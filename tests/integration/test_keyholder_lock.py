@@ -26,7 +26,6 @@ from gridveil.protocol.v1.keyholder_pb2 import ReleaseMessage
 from gridveil.transport import connect, from_rpc_error
 from gridveil_services.bootstrap.city import CityOptions, create_city
 from gridveil_services.bootstrap.layout import CityPaths
-from gridveil_services.demo.processes import free_addresses
 from gridveil_services.keyholder import identity
 from gridveil_services.keyholder.at_rest import AtRest
 from gridveil_services.keyholder.config import KeyHolderConfig
@@ -38,8 +37,11 @@ from gridveil_services.releaselog.signing import LogSigner
 from gridveil_services.rpc import Role
 from tests.support.keyholders import refusal_of, unpublishable
 from tests.support.lanes import NOW, LaneCity, prepare_lanes, window_at
+from tests.support.ports import spare_addresses
 from tests.support.receiver import Certificates
 from tests.support.reports import BuiltRelease, make_members
+
+pytestmark = pytest.mark.long
 
 BUDGET = 2
 ALARM = "locked: too many windows were refused"
@@ -228,7 +230,8 @@ def test_everything_but_releasing_goes_on(served: ServedCity) -> None:
     assert parameters.parameters
     health: Any = health_pb2_grpc.HealthStub(served.channel(Role.AGGREGATOR))
     answer = health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
-    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    # Advice to whoever watches it: all of the above was answered meanwhile.
+    assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
     served.clock.move_to(window_at(3) + 900 + 86_400)
     served.keyholder.upkeep.tick()
     assert "expired" in served.events()
@@ -393,7 +396,7 @@ def lock_by_default(paths: CityPaths) -> int:
 
 
 def test_the_command_unlocks_by_the_index_that_the_alarm_names(tmp_path: Path) -> None:
-    paths = create_city(tmp_path / "city", CityOptions(min_cohort=100, addresses=free_addresses()))
+    paths = create_city(tmp_path / "city", CityOptions(min_cohort=100, addresses=spare_addresses()))
     assert refused_start(paths, "--unlock", 7) == "CONFIG_INVALID: the key-holder is not locked"
     locked_at = lock_by_default(paths)
     line = refused_start(paths, "--unlock", locked_at - 1)

@@ -16,9 +16,9 @@ import pytest
 from gridveil.clock import SystemClock
 from gridveil_services.bootstrap.city import CityOptions, create_city
 from gridveil_services.bootstrap.layout import CityPaths
-from gridveil_services.demo.processes import free_addresses
 from gridveil_services.keyholder.config import KeyHolderConfig
 from gridveil_services.keyholder.keyholder import KeyHolder
+from tests.support.ports import spare_addresses
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def paths(tmp_path: Path) -> CityPaths:
 
 def make_city(folder: Path, *, development: bool) -> CityPaths:
     return create_city(
-        folder, CityOptions(min_cohort=100, development=development, addresses=free_addresses())
+        folder, CityOptions(min_cohort=100, development=development, addresses=spare_addresses())
     )
 
 

@@ -14,7 +14,9 @@ import pytest
 
 from gridveil_services.bootstrap.city import CityOptions, create_city
 from gridveil_services.bootstrap.layout import CityPaths
-from gridveil_services.demo.processes import free_addresses
+from tests.support.ports import spare_addresses
+
+pytestmark = pytest.mark.long
 
 PATIENCE_S = 60
 
@@ -24,7 +26,7 @@ class City:
 
     def __init__(self, folder: Path) -> None:
         self.paths: CityPaths = create_city(
-            folder / "city", CityOptions(min_cohort=100, addresses=free_addresses())
+            folder / "city", CityOptions(min_cohort=100, addresses=spare_addresses())
         )
         self.keyholder = self.paths.role("keyholder")
         self.kek = self.keyholder / "kek"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from gridveil.operator import Operator, ReleasedTotal
 from gridveil.outbox import Outbox, State
@@ -20,6 +21,8 @@ from gridveil.simulator.readings import ReadingBounds, Readings
 from gridveil.simulator.replay import Simulator
 from gridveil_services.releaselog.reader import LogReader
 from tests.support.city import TestCity
+
+pytestmark = pytest.mark.long
 
 METERS = 120
 WINDOWS = 5

@@ -14,6 +14,8 @@ from gridveil.protocol.errors import Conflict, Reason
 from gridveil.simulator import CsvSource, Simulator, Tally
 from tests.support.city import TestCity
 
+pytestmark = pytest.mark.long
+
 FLEET = 110
 RATE = 60
 GRACE = 3600

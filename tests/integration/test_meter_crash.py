@@ -20,6 +20,8 @@ from gridveil.protocol.v1 import report_pb2
 from tests.support.epochs import city_keys
 from tests.support.reports import CITY_ID, WINDOW
 
+pytestmark = pytest.mark.long
+
 KILLS = 12
 
 # Records one window after the other, again from the first one after a restart, and prints each

@@ -130,7 +130,7 @@ def test_redis_holds_what_the_table_lists_and_only_as_long(tmp_path: Path) -> No
         assert kinds(client) | {"leader"} == listed - {"forgotten", "journal"}
         city.clock.move_to(WINDOW + 4 * 86_400)
         city.aggregator.sealer.step()
-        assert kinds(client) - {"leader"} == {"forgotten", "servers"}
+        assert kinds(client) - {"leader"} == {"forgotten", "servers", "clocks"}
 
 
 def test_a_process_refuses_a_server_that_may_lose_data_and_says_why(tmp_path: Path) -> None:

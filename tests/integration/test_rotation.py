@@ -32,6 +32,8 @@ from gridveil_services.releaselog.reader import LogReader
 from tests.support.aggregators import LENGTH, LocalCity
 from tests.support.reports import WINDOW, build_report, make_members
 
+pytestmark = pytest.mark.long
+
 FLEET = 110
 NEXT = WINDOW + LENGTH
 GRACE = 600

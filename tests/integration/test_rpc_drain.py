@@ -40,6 +40,7 @@ from tests.support.rpc import (
 )
 
 IS_BUSY = "/gridveil.v1.Aggregator/GetAggregate"
+SIGNAL = 7_777
 SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
 
@@ -328,6 +329,14 @@ class TestProcess:
         assert "a handler did not end" in err
         assert failure(stuck.result).code() is grpc.StatusCode.UNAVAILABLE
 
+    def test_signal_that_another_thread_is_given_drains_all_the_same(
+        self, process: Process
+    ) -> None:
+        call = process.caller.start(SUBMIT, report_pb2.Report(flags=SIGNAL).SerializeToString())
+        out, _ = process.running.communicate(timeout=60)
+        assert (process.running.returncode, out) == (0, "drain begins\nstopped\n")
+        assert call.done()
+
     def test_second_signal_ends_it_at_once(self, process: Process) -> None:
         stuck = process.caller.start(SUBMIT, report_pb2.Report(flags=60).SerializeToString())
         wait_until_serving_a_call(process)
@@ -348,7 +357,10 @@ def list_of(stream: Any) -> Callable[[], list[Any]]:
 
 
 def main(folder: Path) -> None:
-    """The program: handlers that sleep as many seconds as a report's flags say, at least a bit."""
+    """The program: handlers that sleep as many seconds as a report's flags say, at least a bit.
+
+    With ``SIGNAL`` the thread of the handler is given a signal instead.
+    """
     from gridveil.protocol.v1 import aggregator_pb2
     from gridveil_services.rpc import Binding, ServerOptions, run_until_signal
     from tests.support.rpc import Handlers
@@ -357,6 +369,9 @@ def main(folder: Path) -> None:
 
     def submit(report: report_pb2.Report, _call: Call) -> report_pb2.Receipt:
         busy.set()
+        if report.flags == SIGNAL:
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+            return report_pb2.Receipt()
         time.sleep(report.flags or 0.3)
         return report_pb2.Receipt(duplicate=True)
 

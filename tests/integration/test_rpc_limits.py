@@ -214,12 +214,11 @@ class TestUnaryCalls:
     ) -> None:
         """A handler keeps its worker after the deadline; the queue must stay bounded."""
         with serving(certificates, gate.handlers(), workers=1, backlog=1) as (_, caller):
-            for _ in range(2):
-                future = caller.start(SUBMIT)
-                if gate.entered.empty():
-                    gate.entered.put(gate.entered.get(timeout=10))
-                time.sleep(0.1)
-                future.cancel()
+            handled = caller.start(SUBMIT)
+            gate.entered.get(timeout=10)
+            handled.cancel()
+            only_one_waits(caller).cancel()
+            hear_all_before(caller)
             assert refusal(lambda: caller.unary(SUBMIT)).reason is Reason.OVERLOADED
             gate.open.set()
             assert eventually(lambda: caller.unary(SUBMIT))
@@ -230,10 +229,8 @@ class TestUnaryCalls:
         with serving(certificates, gate.handlers(), workers=1, backlog=1) as (_, caller):
             first = caller.start(SUBMIT)
             gate.entered.get(timeout=10)
-            second = caller.start(SUBMIT)
-            eventually(lambda: refusal(lambda: caller.unary(SUBMIT)).reason is Reason.OVERLOADED)
-            second.cancel()
-            time.sleep(0.3)
+            only_one_waits(caller).cancel()
+            hear_all_before(caller)
             gate.open.set()
             assert first.result()
             assert eventually(lambda: caller.unary(SUBMIT))
@@ -411,13 +408,13 @@ class TestStreams:
 
     def test_reader_that_reads_slowly_is_not_given_up(self, certificates: Certificates) -> None:
         def handler(_request: Any, _call: Call) -> Iterator[totals_pb2.WindowOutcome]:
-            for window in range(6):
-                time.sleep(0.3)
+            for window in range(12):
+                time.sleep(0.2)
                 yield totals_pb2.WindowOutcome(window_start=window)
 
-        patience = Patience(call_s=1, body_s=1, idle_s=1, take_s=1)
+        patience = Patience(call_s=2, body_s=2, idle_s=2, take_s=2)
         with serving(certificates, {"watch_totals": handler}, patience=patience) as (_, caller):
-            assert len(list(caller.watch(WATCH))) == 6
+            assert len(list(caller.watch(WATCH))) == 12
 
     def test_watchers_of_health_are_bounded_on_their_own(
         self, certificates: Certificates, gate: Gate
@@ -451,6 +448,20 @@ def test_flood_is_refused_and_the_server_goes_on(certificates: Certificates, gat
         assert set(outcomes) <= {None, Reason.OVERLOADED}
         assert None in outcomes
         assert eventually(lambda: caller.unary(SUBMIT))
+
+
+def only_one_waits(caller: Caller) -> Any:
+    """The one call of two that a server without a worker but with a place to wait keeps."""
+    two = [caller.start(SUBMIT) for _ in range(2)]
+    refused = eventually(lambda: [call for call in two if call.done()])
+    assert [refusal(call.result).reason for call in refused] == [Reason.OVERLOADED]
+    (waiting,) = (call for call in two if call not in refused)
+    return waiting
+
+
+def hear_all_before(caller: Caller) -> None:
+    """Let the server hear what was said on this connection: it hears a new call after that."""
+    assert caller.unary(HEALTH_CHECK)
 
 
 def exhaust(messages: Iterator[Any]) -> None:

@@ -21,6 +21,8 @@ from tests.support.epochs import city_keys
 from tests.support.receiver import Certificates, Receiver, serving
 from tests.support.reports import CITY_ID, WINDOW
 
+pytestmark = pytest.mark.long
+
 END = WINDOW + 900
 RATE = 50.0
 ROWS = {"home 1": 100, "home 2": -250, "home 3": 0}

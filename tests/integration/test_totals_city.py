@@ -18,6 +18,8 @@ from gridveil.cli.app import app
 from gridveil.operator import Operator, ReleasedTotal
 from tests.support.city import TestCity
 
+pytestmark = pytest.mark.long
+
 METERS = 120
 
 

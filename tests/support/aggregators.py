@@ -32,6 +32,7 @@ from gridveil_services.aggregator.committer import Committer
 from gridveil_services.aggregator.config import AggregatorConfig, RedisConfig
 from gridveil_services.aggregator.follower import plan_window
 from gridveil_services.aggregator.ingest import Answer, Ingest
+from gridveil_services.aggregator.observer import IngestObserver
 from gridveil_services.aggregator.serve import STORE_FILE, Aggregator
 from gridveil_services.aggregator.store.database import Database
 from gridveil_services.aggregator.store.interface import MembershipRow, Window
@@ -41,9 +42,11 @@ from gridveil_services.bootstrap.city import CityOptions, create_city
 from gridveil_services.bootstrap.layout import CityPaths
 from gridveil_services.keyholder.config import KeyHolderConfig
 from gridveil_services.keyholder.keyholder import KeyHolder
-from gridveil_services.keyholder.serve import make_server
+from gridveil_services.keyholder.serve import make_metrics, make_server, serving_metrics
+from gridveil_services.metrics.config import Address
 from tests.support.audits import assert_lawful
 from tests.support.epochs import CityKeys, city_keys
+from tests.support.ports import spare_addresses
 from tests.support.reports import CITY_ID, WINDOW, MeterKeys, build_report, make_members
 
 LENGTH = 900
@@ -63,12 +66,14 @@ class IngestHarness:
         keys: CityKeys | None = None,
         clock: ManualClock | None = None,
         max_bytes: int | None = None,
+        observer: IngestObserver | None = None,
         **window: Any,
     ) -> None:
         """``window`` changes the facts of WINDOW, which is open and takes reports now."""
         self.path = folder / "aggregator.db"
         self.clock = clock or ManualClock(REPORTING)
         self._max_bytes = max_bytes
+        self._observer = observer
         self.keys = keys or city_keys()
         self.meters = make_members(meters)
         self.city = City()
@@ -107,8 +112,10 @@ class IngestHarness:
         database = Database(self.path, SCHEMA, max_bytes=self._max_bytes)
         self._stack.callback(database.close)
         self.store = SqliteStore(database)
-        self.committer = self._stack.enter_context(Committer(self.store, self.clock))
-        self.ingest = Ingest(self.city, self.store, self.committer, self.clock)
+        observer = self._observer
+        committer = Committer(self.store, self.clock, observer=observer)
+        self.committer = self._stack.enter_context(committer)
+        self.ingest = Ingest(self.city, self.store, self.committer, self.clock, observer=observer)
 
 
 def roster_of(meters: Sequence[MeterKeys], version: int = 1) -> Roster:
@@ -146,18 +153,18 @@ class LocalCity:
         meters: int = 12,
         start: float = WINDOW - 10.0,
         redis: RedisConfig | None = None,
+        metrics: Address | None = None,
         **options: Any,
     ) -> Iterator[Self]:
         """A city whose meters are enrolled from the window after ``start`` on."""
-        from gridveil_services.demo.processes import free_addresses
-
         usual = CityOptions(
             min_cohort=100, refusals_per_day=MOST_REFUSALS_PER_DAY, development=True
         )
         made = replace(usual, **options)
-        paths = create_city(folder / "city", replace(made, addresses=free_addresses()))
+        paths = create_city(folder / "city", replace(made, addresses=spare_addresses()))
         city = cls(paths, make_members(meters), start)
-        city.aggregator_config = replace(city.aggregator_config, redis=redis)
+        city.aggregator_config = replace(city.aggregator_config, redis=redis, metrics=metrics)
+        city.keyholder_config = replace(city.keyholder_config, metrics=metrics)
         try:
             city.start_keyholder()
             if meters:
@@ -171,9 +178,14 @@ class LocalCity:
         assert_lawful(paths.published / "log", aggregator.city_id, aggregator.identity_key)
 
     def start_keyholder(self, unlock: int | None = None) -> None:
-        self.keyholder = KeyHolder(self.keyholder_config, self.clock, unlock=unlock)
-        self._keyholder_up.callback(self.keyholder.close)
-        self._keyholder_up.enter_context(make_server(self.keyholder, self.keyholder_config)).start()
+        config, up = self.keyholder_config, self._keyholder_up
+        metrics = make_metrics(config)
+        self.keyholder = KeyHolder(config, self.clock, unlock=unlock, observer=metrics)
+        up.callback(self.keyholder.close)
+        self.keyholder_server = up.enter_context(make_server(self.keyholder, config, metrics))
+        self.keyholder_server.start()
+        serving = serving_metrics(self.keyholder, self.keyholder_server, config, metrics)
+        self.keyholder_metrics_url = up.enter_context(serving)
 
     def stop_keyholder(self) -> None:
         self._keyholder_up.close()

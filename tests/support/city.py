@@ -28,7 +28,8 @@ from gridveil.protocol.roster import RosterVersion
 from gridveil.registrar import Registrar
 from gridveil_services.bootstrap.city import CityOptions, create_city
 from gridveil_services.bootstrap.layout import SERVICES, CityPaths
-from gridveil_services.demo.processes import ServiceProcess, clock_arguments, free_addresses
+from gridveil_services.demo.processes import ServiceProcess, clock_arguments
+from tests.support.ports import spare_addresses
 
 MIDNIGHT = 1_767_225_600
 """2026-01-01T00:00:00Z: the start of a day, of an hour and of a window."""
@@ -72,7 +73,7 @@ class TestCity:
             min_cohort=min_cohort,
             refusals_per_day=MOST_REFUSALS_PER_DAY,
             development=True,
-            addresses=free_addresses(),
+            addresses=spare_addresses(),
         )
         made = replace(development, **options)
         paths = create_city(folder / "city", made)

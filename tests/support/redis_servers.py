@@ -5,20 +5,20 @@ from __future__ import annotations
 import atexit
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import ConnectionError
+from redis.exceptions import AuthenticationError, ConnectionError
 
 from gridveil_services.aggregator.config import RedisConfig
+from tests.support.ports import HOST, spare_port
 
 PROGRAM = "redis-server"
 NEEDED = pytest.mark.requires_tool(PROGRAM, "apt-get install redis-server")
@@ -30,7 +30,6 @@ SETTINGS = {
     "aof-load-truncated": "no",
     "maxmemory-policy": "noeviction",
 }
-_HOST = "127.0.0.1"
 _START_S = 30.0
 _SLOTS = 16_384
 
@@ -46,29 +45,36 @@ def until(condition: Callable[[], Any]) -> None:
 class RedisServer:
     """One server process, and its folder, which outlives it."""
 
-    def __init__(self, **settings: str) -> None:
-        """``settings`` by their names, with underscores, in place of the usual ones."""
+    def __init__(self, host: str = HOST, inside: Sequence[str] = (), **settings: str) -> None:
+        """A server that answers.
+
+        Args:
+            host: its address.
+            inside: what to run it with, such as ``ip netns exec NAME``.
+            settings: by their names, with underscores, in place of the usual ones.
+        """
+        self.host = host
+        self._inside = inside
         self.folder = Path(tempfile.mkdtemp(prefix="gridveil-redis-"))
         changed = {name.replace("_", "-"): value for name, value in settings.items()}
-        self._settings = SETTINGS | changed
+        self.settings = SETTINGS | changed
         self.port = spare_port()
         atexit.register(self.stop)
         self.start()
 
     @property
     def config(self) -> RedisConfig:
-        return RedisConfig(((_HOST, self.port),), cluster=False)
+        return RedisConfig(((self.host, self.port),), cluster=False)
 
     def start(self) -> None:
-        arguments = [
-            part for name, value in self._settings.items() for part in ("--" + name, value)
-        ]
+        arguments = [part for name, value in self.settings.items() for part in ("--" + name, value)]
         with (self.folder / "output").open("ab") as output:
             self.process = subprocess.Popen(
                 [
+                    *self._inside,
                     PROGRAM,
                     "--bind",
-                    _HOST,
+                    self.host,
                     "--port",
                     str(self.port),
                     "--dir",
@@ -79,7 +85,7 @@ class RedisServer:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        self.client: Any = Redis(_HOST, self.port, protocol=2)
+        self.client: Any = Redis(self.host, self.port, protocol=2)
         until(self._answers)
 
     def kill(self) -> None:
@@ -125,7 +131,7 @@ class RedisCluster:
             first, last = _SLOTS * at // 3, _SLOTS * (at + 1) // 3 - 1
             server.client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
             server.client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", at + 1)
-            server.client.execute_command("CLUSTER", "MEET", _HOST, self.servers[0].port)
+            server.client.execute_command("CLUSTER", "MEET", HOST, self.servers[0].port)
         self.wait()
 
     def wait(self) -> None:
@@ -134,7 +140,7 @@ class RedisCluster:
 
     @property
     def config(self) -> RedisConfig:
-        return RedisConfig(tuple((_HOST, server.port) for server in self.servers), cluster=True)
+        return RedisConfig(tuple((HOST, server.port) for server in self.servers), cluster=True)
 
     def stop(self) -> None:
         for server in self.servers:
@@ -146,17 +152,18 @@ class RedisCluster:
         return "cluster_state:ok" in told and "cluster_known_nodes:3" in told
 
 
-def spare_port() -> int:
-    """A port that is free, and so is the one 10,000 above, which a cluster uses."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind((_HOST, 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind((_HOST, port + 10_000))
-            except (OSError, OverflowError):
-                continue
-            return port
+def refuses_strangers(port: int) -> bool:
+    """Whether a server is up; it must not let anybody in who has no name."""
+    client: Any = Redis(HOST, port, protocol=2)
+    try:
+        client.ping()
+    except AuthenticationError:
+        return True
+    except ConnectionError:
+        return False
+    finally:
+        client.close()
+    raise AssertionError("it lets anybody in")
 
 
 @cache

@@ -8,6 +8,7 @@ import pytest
 
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil_services.aggregator.config import AggregatorConfig, RedisConfig
+from gridveil_services.aggregator.workers import of_worker
 
 REST = """
 city_id = "00000000000000000000000000000000"
@@ -84,3 +85,12 @@ def test_a_password_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert found is not None
     with pytest.raises(MalformedInput, match="password_file"):
         found.password()
+
+
+def test_each_worker_has_a_state_and_a_port_for_metrics_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "aggregator.toml").write_text(REST + '[metrics]\nlisten = "127.0.0.1:9464"')
+    config = AggregatorConfig.load(tmp_path / "aggregator.toml")
+    workers = [of_worker(config, number) for number in (1, 2)]
+    assert [worker.metrics for worker in workers] == [("127.0.0.1", 9464), ("127.0.0.1", 9465)]
+    assert [worker.state.name for worker in workers] == ["worker-1", "worker-2"]
+    assert {worker.listen for worker in workers} == {config.listen}

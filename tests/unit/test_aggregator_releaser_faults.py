@@ -56,3 +56,11 @@ def test_a_releaser_rests_after_a_settlement_that_the_disk_half_refused(
         step_until_the_store_is_full(city)
     assert city.stored_window().phase.settled
     assert city.aggregator.releaser.step() == 60.0
+
+
+def test_a_releaser_rests_after_another_settled_what_it_was_to_try_again(city: LocalCity) -> None:
+    """An aggregator that misses an acknowledgement poisons a window while the leader waits."""
+    city.stop_keyholder()
+    assert city.aggregator.releaser.step() < 60.0
+    assert city.aggregator.store.settle(WINDOW, Phase.POISONED)
+    assert city.aggregator.releaser.step() == 60.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import tomllib
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,10 @@ from gridveil.profile import Profile
 from gridveil.protocol.city import EntryAudience, Register
 from gridveil.protocol.errors import GridveilError, MalformedInput, Reason
 from gridveil.protocol.noise import Mechanism, Noise, NoisePolicy
+from gridveil_services.aggregator.config import AggregatorConfig
 from gridveil_services.bootstrap.city import CityOptions, create_city, neighbouring_ports
 from gridveil_services.bootstrap.layout import CLIENTS, ENDPOINTS, SERVICES
+from gridveil_services.bootstrap.redis_access import COMMANDS
 from gridveil_services.bootstrap.toml import dumps
 from gridveil_services.keyholder import identity
 from gridveil_services.keyholder.at_rest import AtRest
@@ -197,3 +201,59 @@ TABLES = st.recursive(
 @given(TABLES)
 def test_any_configuration_is_read_as_it_was_written(document: dict[str, object]) -> None:
     assert tomllib.loads(dumps(document)) == document  # type: ignore[arg-type]
+
+
+def test_clients_and_the_aggregator_find_services_where_they_are_reached(tmp_path: Path) -> None:
+    reached_at = {"keyholder": "keyholder.example:1", "totals": "totals.example:2"}
+
+    paths = create_city(tmp_path / "city", CityOptions(reached_at=reached_at))
+
+    assert KeyHolderConfig.load(paths.config("keyholder")).listen == "127.0.0.1:7440"
+    assert AggregatorConfig.load(paths.config("aggregator")).keyholder == "keyholder.example:1"
+    assert Profile.load(paths.profile("registrar")).endpoint("keyholder") == "keyholder.example:1"
+    auditor = Profile.load(paths.profile("auditor"))
+    assert auditor.endpoint("totals") == "totals.example:2"
+    assert auditor.endpoint("aggregator") == "127.0.0.1:7441"
+
+
+def test_a_city_with_redis_has_its_users_and_the_aggregator_their_password(tmp_path: Path) -> None:
+    options = CityOptions(redis="redis://redis.example:6379", redis_replicas=2)
+
+    paths = create_city(tmp_path / "city", options)
+
+    config = AggregatorConfig.load(paths.config("aggregator"))
+    assert config.redis is not None
+    assert (config.redis.addresses, config.redis.replicas) == ((("redis.example", 6379),), 2)
+    password = config.redis.password()
+    assert password is not None
+    users = (paths.redis / "users.acl").read_text()
+    assert f" #{sha256(password.encode()).hexdigest()} ~gv:{{{config.city_id.hex()}* " in users
+    assert password not in users
+    assert [line.split()[1] for line in users.splitlines()] == ["default", "gridveil", "replica"]
+    for path in (*paths.redis.iterdir(), paths.role("aggregator") / "redis.password"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_aggregators_user_in_redis_is_the_documented_one() -> None:
+    document = Path(__file__).parents[2] / "docs" / "operations.md"
+
+    (documented,) = re.findall(r"^    user gridveil on (.*)$", document.read_text(), re.MULTILINE)
+
+    assert documented == f">PASSWORD ~gv:{{CITY_ID* -@all {COMMANDS}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        CityOptions(redis="rediss://redis.example:6379"),
+        CityOptions(redis="redis://redis.example:6379", redis_replicas=17),
+        CityOptions(reached_at={"keyholder": "no-port"}),
+        CityOptions(reached_at={"witness": "witness.example:1"}),
+    ],
+)
+def test_a_city_that_could_not_be_reached_is_not_made(tmp_path: Path, options: CityOptions) -> None:
+    with pytest.raises(MalformedInput) as refused:
+        create_city(tmp_path / "city", options)
+
+    assert refused.value.reason is Reason.CONFIG_INVALID
+    assert not list(tmp_path.iterdir())

@@ -190,6 +190,7 @@ main()
     [
         ("gridveil_services.keyholder.cli", ["keyholder", "serve"], "gridveil-services[keyholder]"),
         ("gridveil_services.totals.cli", ["totals", "serve", "--config", "x"], "gridveil-services"),
+        ("hdrh", ["loadtest", "--meters", "100", "--windows", "1"], "gridveil[loadtest]"),
     ],
 )
 def test_a_command_that_misses_its_modules_says_what_to_install(
@@ -236,6 +237,7 @@ print("loaded", *(name for name in sys.modules if name.split(".")[0] in roots))
     [
         (["version"], ("gridveil_services.", "tenseal")),
         (["totals", "list", "--profile", "x"], ("gridveil_services.", "tenseal")),
+        (["loadtest", "--help"], ("gridveil_services.", "tenseal")),
         (
             ["totals", "serve", "--help"],
             ("gridveil_services.keyholder", "gridveil_services.aggregator", "tenseal"),

@@ -22,6 +22,8 @@ AGGREGATOR = ("gridveil_services.aggregator",)
 NOISE = ("opendp",)
 # An aggregator without Redis never loads its client.
 REDIS = ("redis", "gridveil_services.aggregator.store.redis")
+# Where no metrics are served, nothing counts.
+COUNTING = ("prometheus_client",)
 KEYHOLDER = ("gridveil_services.keyholder",)
 TOTALS = ("gridveil_services.totals",)
 
@@ -31,11 +33,19 @@ ABSENT: dict[str, tuple[str, ...]] = {
         *DECODING,
         *NOISE,
         *REDIS,
+        *COUNTING,
         *KEYHOLDER,
         *TOTALS,
     ),
-    "gridveil_services.totals.serve": (*HOMOMORPHIC, *DECODING, *NOISE, *KEYHOLDER, *AGGREGATOR),
-    "gridveil_services.keyholder.serve": (*NOISE, *AGGREGATOR),
+    "gridveil_services.totals.serve": (
+        *HOMOMORPHIC,
+        *DECODING,
+        *NOISE,
+        *COUNTING,
+        *KEYHOLDER,
+        *AGGREGATOR,
+    ),
+    "gridveil_services.keyholder.serve": (*NOISE, *COUNTING, *AGGREGATOR),
     "gridveil.operator": (*HOMOMORPHIC, *DECODING, *NOISE),
     "gridveil.cli": (*HOMOMORPHIC, *DECODING, *NOISE),
 }
@@ -105,6 +115,8 @@ def test_contracts_hold() -> None:
         ("services/gridveil_services/totals", "import opendp", "noise"),
         ("services/gridveil_services/aggregator", "import redis", "redis"),
         ("services/gridveil_services/aggregator/store", "from redis import Redis", "redis"),
+        ("services/gridveil_services/rpc", "import prometheus_client", "metrics"),
+        ("services/gridveil_services/keyholder", "import prometheus_client", "metrics"),
         ("client/gridveil/protocol", "import opendp", "protocol"),
         ("client/gridveil/protocol", "import grpc", "protocol"),
         ("client/gridveil/protocol", "import gridveil.cli", "protocol"),

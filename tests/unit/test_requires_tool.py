@@ -23,14 +23,19 @@ def test_has_it():
 """
 
 
-def run_example(directory: Path, ci: str | None) -> subprocess.CompletedProcess[str]:
+def run_example(
+    directory: Path, ci: str | None, workers: int = 0
+) -> subprocess.CompletedProcess[str]:
     shutil.copy(CONFTEST, directory / "conftest.py")
     (directory / "test_example.py").write_text(EXAMPLE)
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     if ci is not None:
         environment["CI"] = ci
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", "."],
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", "."),
+            *("-n", str(workers)),
+        ],
         cwd=directory,
         env=environment,
         capture_output=True,
@@ -44,6 +49,13 @@ def test_missing_tool_skips_and_names_the_install_command(tmp_path: Path, ci: st
     run = run_example(tmp_path, ci)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "1 passed, 1 skipped" in run.stdout
+    expected = "no-such-program: 1 not run; install with: apt-get install no-such-package"
+    assert expected in run.stdout
+
+
+def test_the_summary_counts_the_tests_of_every_process(tmp_path: Path) -> None:
+    run = run_example(tmp_path, None, workers=2)
+    assert run.returncode == 0, run.stdout + run.stderr
     expected = "no-such-program: 1 not run; install with: apt-get install no-such-package"
     assert expected in run.stdout
 

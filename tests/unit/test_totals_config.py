@@ -66,3 +66,16 @@ def test_what_is_wrong_is_named(tmp_path: Path, before: str, after: str, named: 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MalformedInput, match=r"nothing\.toml does not exist"):
         TotalsConfig.load(tmp_path / "nothing.toml")
+
+
+def test_metrics_are_served_where_a_section_says_and_nowhere_else(tmp_path: Path) -> None:
+    assert loaded(tmp_path, GOOD).metrics is None
+    config = loaded(tmp_path, GOOD + '\n[metrics]\nlisten = "127.0.0.1:9464"\n')
+    assert config.metrics == ("127.0.0.1", 9464)
+
+
+@pytest.mark.parametrize("line", ["", 'listen = "9464"', 'listen = "a:1"\npath = "/x"'])
+def test_a_wrong_metrics_section_is_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(MalformedInput) as refused:
+        loaded(tmp_path, f"{GOOD}\n[metrics]\n{line}\n")
+    assert refused.value.reason is Reason.CONFIG_INVALID

@@ -6,7 +6,7 @@ from importlib.metadata import version as installed_version
 
 import typer
 
-from gridveil.cli import enrolment, household, log, meters, totals
+from gridveil.cli import enrolment, fsck, health, household, loadtest, log, meters, totals
 from gridveil.cli.arguments import JsonOption
 from gridveil.cli.extensions import RootGroup
 from gridveil.cli.output import EXIT_CODES, print_json
@@ -30,9 +30,12 @@ app = typer.Typer(
 )
 enrolment.app.command()(meters.simulate)
 enrolment.app.command()(household.check)
+app.command()(fsck.fsck)
 app.add_typer(totals.app, name="totals")
 app.add_typer(log.app, name="log")
 app.add_typer(enrolment.app, name="meters")
+app.command()(health.health)
+app.command()(loadtest.loadtest)
 
 
 @app.command()

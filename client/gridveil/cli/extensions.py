@@ -28,6 +28,7 @@ _MARKUP: MarkupMode = "markdown"
 _EXTRAS = {
     "tenseal": "gridveil[meter]",
     "zstandard": "gridveil[meter]",
+    "hdrh": "gridveil[loadtest]",
     "demandlib": "gridveil[profiles]",
     "pandas": "gridveil[profiles]",
 }
@@ -75,7 +76,8 @@ class RootGroup(TyperGroup):
             raise fail(_not_possible(error)) from None
         except ModuleNotFoundError as error:
             extension = extensions().get(ctx.invoked_subcommand or "")
-            wanted = (_extra(extension) if extension else None) or _EXTRAS.get(error.name or "")
+            package = (error.name or "").partition(".")[0]
+            wanted = (_extra(extension) if extension else None) or _EXTRAS.get(package)
             if wanted is None:
                 raise
             raise fail(_needs(ctx.invoked_subcommand, error, wanted)) from None

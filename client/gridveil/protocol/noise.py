@@ -225,6 +225,14 @@ class Spent:
         as_rho = 2 * LOSS_UNIT * then.gaussian_ppm + then.laplace_squares
         return as_rho <= 2 * LOSS_UNIT * policy.day_ppm
 
+    def left(self, policy: NoisePolicy) -> float:
+        """The share of the day's budget that is not spent, 0 to 1."""
+        if policy.window.mechanism is Mechanism.LAPLACE:
+            spent = policy.day_ppm if self.gaussian_ppm else self.laplace_ppm
+            return max(0.0, 1 - spent / policy.day_ppm)
+        as_rho = 2 * LOSS_UNIT * self.gaussian_ppm + self.laplace_squares
+        return max(0.0, 1 - as_rho / (2 * LOSS_UNIT * policy.day_ppm))
+
     def claim(self, policy: NoisePolicy | None) -> NoiseClaim:
         """What the next window of the day has to claim under a policy."""
         if policy is None:

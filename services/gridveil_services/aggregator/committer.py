@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from gridveil.clock import Clock
 from gridveil.protocol.errors import Exhausted, Reason, Unavailable
+from gridveil_services.aggregator.observer import IngestObserver, Stage, Unobserved
 from gridveil_services.aggregator.store.interface import LaneBatch, Outcome, Store
 
 T = TypeVar("T")
@@ -38,6 +39,8 @@ class _Commit:
     batches: Sequence[LaneBatch]
     reports: int
     done: Future[Sequence[Outcome]]
+    handed_in: float
+    """On the monotonic clock."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,16 @@ class Committer:
     """Queue and thread in front of a :class:`Store`. Use as a context manager."""
 
     def __init__(
-        self, store: Store, clock: Clock, *, most_in_progress: int = MOST_IN_PROGRESS
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        most_in_progress: int = MOST_IN_PROGRESS,
+        observer: IngestObserver | None = None,
     ) -> None:
+        self._observer = observer or Unobserved()
+        self.failed_at: float | None = None
+        """When a write failed, on the monotonic clock; None after one that did not."""
         self._store = store
         self._clock = clock
         self._most_in_progress = most_in_progress
@@ -80,18 +91,27 @@ class Committer:
                 self._calls_in_progress -= 1
                 self._changed.notify_all()
 
+    @property
+    def reports_in_progress(self) -> int:
+        """Reports that hold a place now."""
+        return self._reports_in_progress
+
     def commit(self, batches: Sequence[LaneBatch]) -> Sequence[Outcome]:
         """Outcomes of the batches, after they are durable. Raises as :meth:`Store.commit`."""
         reports = sum(len(batch.reports) for batch in batches)
         done: Future[Sequence[Outcome]] = Future()
-        self._put(_Commit(batches, reports, done))
+        self._put(_Commit(batches, reports, done, time.monotonic()))
         return done.result()
 
-    def run(self, action: Callable[[], T]) -> T:
-        """What ``action`` returns, run between commits after all that was handed in before."""
+    def run(self, action: Callable[[], T], timeout_s: float | None = None) -> T:
+        """What ``action`` returns, run between commits after all that was handed in before.
+
+        Raises:
+            TimeoutError: it did not in ``timeout_s`` real seconds, and may yet.
+        """
         done: Future[T] = Future()
         self._put(_Action(action, done))
-        return done.result()
+        return done.result(timeout_s)
 
     def close(self) -> None:
         """Finish what was handed in, and stop."""
@@ -132,7 +152,7 @@ class Committer:
         with self._changed:
             taken = self._take()
         if isinstance(taken, _Action):
-            _resolve(taken.done, taken.action)
+            self._run(taken)
         else:
             self._commit_together(taken)
 
@@ -158,18 +178,30 @@ class Committer:
 
     def _commit_together(self, commits: Sequence[_Commit]) -> None:
         batches = [batch for commit in commits for batch in commit.batches]
+        begun = time.monotonic()
+        for commit in commits:
+            self._observer.waited(begun - commit.handed_in)
         try:
-            outcomes = iter(self._store.commit(batches, int(self._clock.now() * 1000)))
+            with self._observer.stage(Stage.COMMIT):
+                outcomes = iter(self._store.commit(batches, int(self._clock.now() * 1000)))
         except Exception as error:
+            self._note_failure(error)
             for commit in commits:
                 commit.done.set_exception(error)
             return
+        self.failed_at = None
+        self._observer.committed(sum(commit.reports for commit in commits))
         for commit in commits:
             commit.done.set_result([next(outcomes) for _ in commit.batches])
 
+    def _run(self, taken: _Action) -> None:
+        try:
+            taken.done.set_result(taken.action())
+        except Exception as error:
+            self._note_failure(error)
+            taken.done.set_exception(error)
 
-def _resolve(done: Future[Any], action: Callable[[], Any]) -> None:
-    try:
-        done.set_result(action())
-    except Exception as error:
-        done.set_exception(error)
+    def _note_failure(self, error: Exception) -> None:
+        if isinstance(error, Unavailable):
+            self.failed_at = time.monotonic()
+            self._observer.store_failed(error.reason)

@@ -10,6 +10,7 @@ from gridveil.config import ConfigFile, Section, TlsFiles, hex_bytes, load
 from gridveil.profile import Tls
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES, KEY_BYTES
+from gridveil_services.metrics.config import Address, MetricsSection, address_of
 
 DEFAULT_RETENTION_S = 86_400
 _LEAST_STORE_BYTES = 64 * 1024 * 1024
@@ -46,6 +47,7 @@ class AggregatorFile(ConfigFile, frozen=True, kw_only=True):
     tls: TlsFiles
     keyholder: KeyHolderSection
     redis: RedisSection | None = None
+    metrics: MetricsSection | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class AggregatorConfig:
     keyholder: str
     """Address."""
     redis: RedisConfig | None = None
+    metrics: Address | None = None
+    """Where metrics are served, if anywhere."""
 
     @classmethod
     def load(cls, path: Path) -> AggregatorConfig:
@@ -132,6 +136,7 @@ class AggregatorConfig:
             Tls.beside(file.tls, folder),
             file.keyholder.address,
             None if file.redis is None else RedisConfig.beside(file.redis, folder),
+            address_of(file.metrics),
         )
 
 

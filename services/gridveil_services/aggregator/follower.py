@@ -71,6 +71,7 @@ class Follower:
         self._failures = 0
         self._kicked = False
         self._asked_at = float("-inf")
+        self._leads_now = False
         self._wanted = self._followed = 0
         """How often the epochs were to be looked at again, and the last time that was done."""
         self._confirmed: set[int] = set()
@@ -90,6 +91,11 @@ class Follower:
     def follow_epochs(self) -> None:
         """Ask soon whether windows that hold no report have come to another epoch."""
         self._wanted += 1
+
+    def lead(self) -> None:
+        """Ask soon for the epoch of every window again: whoever led before may have moved none."""
+        self._leads_now = True
+        self.follow_epochs()
 
     def step(self) -> float:
         """Ask for what is due; real seconds until something may be due again."""
@@ -148,6 +154,9 @@ class Follower:
 
     def _ask(self, now: float) -> None:
         wanted = self._wanted
+        if self._leads_now:
+            self._leads_now = False
+            self._confirmed.clear()
         current = self._learn(self._keyholder.parameters(0))
         rules = current.policy.rules
         refusal: GridveilError | None = None

@@ -22,6 +22,7 @@ from gridveil.protocol.windows import lane_of
 from gridveil_services.aggregator import rules
 from gridveil_services.aggregator.city import City
 from gridveil_services.aggregator.committer import Committer
+from gridveil_services.aggregator.observer import IngestObserver, Stage, Unobserved
 from gridveil_services.aggregator.store.interface import (
     Committed,
     Known,
@@ -68,8 +69,10 @@ class Ingest:
         committer: Committer,
         clock: Clock,
         on_gap: Callable[[], None] = lambda: None,
+        observer: IngestObserver | None = None,
     ) -> None:
         """``on_gap`` is called when a report shows that parameters or a roster may be missing."""
+        self._observer = observer or Unobserved()
         self._city = city
         self._store = store
         self._committer = committer
@@ -90,9 +93,19 @@ class Ingest:
             Exhausted: OVERLOADED, before any work.
             Unavailable: STORE_FULL or STORE_UNAVAILABLE; some of the reports may be stored.
         """
+        try:
+            answers = self._submit(messages, one_window)
+        except GridveilError as refusal:
+            self._observer.refused(refusal.reason, len(messages))
+            raise
+        self._observer.answered(answers)
+        return answers
+
+    def _submit(self, messages: Sequence[report_pb2.Report], one_window: bool) -> list[Answer]:
         answers: Answers = {}
         with self._committer.place(len(messages)):
-            scopes = _by_scope(messages, answers)
+            with self._observer.stage(Stage.PARSE):
+                scopes = _by_scope(messages, answers)
             if one_window and len(scopes) > 1:
                 raise MalformedInput(Reason.BATCH_MIXED, "a batch is of one window and one epoch")
             for (parameters_digest, window_start), reports in scopes.items():
@@ -116,7 +129,8 @@ class Ingest:
             self._on_gap()
             answers.update((place, refusal) for place, _ in reports)
             return
-        left = self._authentic(reports, version, answers)
+        with self._observer.stage(Stage.VERIFY):
+            left = self._authentic(reports, version, answers)
         while left:
             left = self._round(parameters, window_start, left, answers)
 
@@ -159,7 +173,8 @@ class Ingest:
         That is a further report of the same meter, or one beside which, in the same lane, another
         call stored first, or whose window has come under other parameters meanwhile.
         """
-        fresh = self._answer_known(parameters, window_start, reports, answers)
+        with self._observer.stage(Stage.KNOWN):
+            fresh = self._answer_known(parameters, window_start, reports, answers)
         if not fresh:
             return []
         book, window = self._city.parameters, self._store.window(window_start)
@@ -180,7 +195,8 @@ class Ingest:
         answers: Answers,
     ) -> Sequence[_Authentic]:
         """Answer the reports whose meters have one stored already; the others are returned."""
-        known = self._store.known(window_start, [report.stored.meter_id for report in reports])
+        meters = [report.stored.meter_id for report in reports]
+        known = self._store.known(window_start, meters, self._lanes(window_start))
         if not known:
             return reports
         fresh = []
@@ -197,15 +213,22 @@ class Ingest:
                 answers[report.place] = refusal
         return fresh
 
-    def _record(self, parameters: CityParameters, window_start: int, second: StoredReport) -> None:
+    def _lanes(self, window_start: int) -> Callable[[bytes], int] | None:
+        """Lanes of the window's reports; None if it is not known what it was opened under."""
         window = self._store.window(window_start)
         if window is None:
-            return
+            return None
         serving = self._city.parameters.named(window.parameters_digest)
         if serving is None:
+            return None
+        epoch_id, count = serving.parameters.epoch.epoch_id, window.lanes
+        return lambda meter_id: lane_of(epoch_id, window_start, meter_id, count)
+
+    def _record(self, parameters: CityParameters, window_start: int, second: StoredReport) -> None:
+        lanes = self._lanes(window_start)
+        if lanes is None:
             return
-        epoch_id = serving.parameters.epoch.epoch_id
-        lane = lane_of(epoch_id, window_start, second.meter_id, window.lanes)
+        lane = lanes(second.meter_id)
         self._committer.run(
             lambda: self._store.record_equivocation(
                 window_start, lane, second.meter_id, parameters.digest, second.entry
@@ -226,12 +249,13 @@ class Ingest:
             lane = lane_of(epoch_id, window.start, report.stored.meter_id, window.lanes)
             lanes.setdefault(lane, []).append(report)
         batches, added = [], []
-        for lane, members in lanes.items():
-            canonical, total = _sum(members, crypto, window.slots, answers)
-            if total is not None:
-                stored = [report.stored for report in canonical]
-                batches.append(LaneBatch(window.start, lane, stored, total, parameters.digest))
-                added.append(canonical)
+        with self._observer.stage(Stage.SUM):
+            for lane, members in lanes.items():
+                canonical, total = _sum(members, crypto, window.slots, answers)
+                if total is not None:
+                    stored = [report.stored for report in canonical]
+                    batches.append(LaneBatch(window.start, lane, stored, total, parameters.digest))
+                    added.append(canonical)
         outcomes = self._committer.commit(batches) if batches else []
         return [
             report

@@ -11,6 +11,7 @@ from gridveil.clock import Clock
 from gridveil.protocol.errors import GridveilError, IntegrityLost, Reason, Unavailable
 from gridveil.protocol.windows import EXPIRY_S
 from gridveil_services.aggregator.committer import Committer
+from gridveil_services.aggregator.observer import IngestObserver, Unobserved
 from gridveil_services.aggregator.periodic import retry_delay_s
 from gridveil_services.aggregator.release import SealedRelease
 from gridveil_services.aggregator.store.interface import Phase, Store, Window
@@ -51,8 +52,10 @@ class Releaser:
         clock: Clock,
         city_id: bytes,
         on_settled: Callable[[], None] = lambda: None,
+        observer: IngestObserver | None = None,
     ) -> None:
         """``on_settled`` is called after the key-holder settled a window, either way."""
+        self._observer = observer or Unobserved()
         self._on_settled = on_settled
         self._store = store
         self._committer = committer
@@ -69,6 +72,10 @@ class Releaser:
             self._due.clear()
             return 60.0
         sealed = [window for window in self._store.windows() if window.phase is Phase.SEALED]
+        # Others settle windows too.
+        for start in (self._due.keys() | self._failures.keys()) - {w.start for w in sealed}:
+            self._due.pop(start, None)
+            self._failures.pop(start, None)
         for window in sealed:
             if self._due.get(window.start, 0.0) <= time.monotonic():
                 self._try(window)
@@ -76,7 +83,9 @@ class Releaser:
         return max(0.0, min(waiting, default=60.0))
 
     def _try(self, window: Window) -> None:
+        begun = time.monotonic()
         phase = self._attempt(window)
+        self._observer.attempted(phase, time.monotonic() - begun)
         if phase is None:
             failures = self._failures[window.start] = self._failures.get(window.start, 0) + 1
             self._due[window.start] = time.monotonic() + retry_delay_s(failures, self._clock)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
@@ -19,7 +19,9 @@ from gridveil_services.aggregator.follower import Follower, load_city
 from gridveil_services.aggregator.forerunner import Forerunner
 from gridveil_services.aggregator.ingest import Ingest
 from gridveil_services.aggregator.memory import collect_less_garbage, keep_freed_memory
+from gridveil_services.aggregator.observer import IngestObserver
 from gridveil_services.aggregator.periodic import Periodic
+from gridveil_services.aggregator.readiness import StoreReadiness
 from gridveil_services.aggregator.releaser import Releaser
 from gridveil_services.aggregator.sealer import Sealer
 from gridveil_services.aggregator.service import AggregatorService, binding
@@ -32,6 +34,9 @@ from gridveil_services.aggregator.store.sqlite import SqliteStore
 from gridveil_services.aggregator.upstream import KeyHolderClient
 from gridveil_services.rpc import Role, Server, ServerOptions, run_until_signal
 
+if TYPE_CHECKING:
+    from gridveil_services.aggregator.metrics import AggregatorMetrics
+
 _log = structlog.get_logger()
 
 MOST_MESSAGE_BYTES = 3_670_016
@@ -43,7 +48,12 @@ class Aggregator:
     """All parts of one aggregator, wired together. Use as a context manager, and start it."""
 
     def __init__(
-        self, config: AggregatorConfig, clock: Clock, on_failure: Callable[[], None] = lambda: None
+        self,
+        config: AggregatorConfig,
+        clock: Clock,
+        on_failure: Callable[[], None] = lambda: None,
+        *,
+        shared: bool = False,
     ) -> None:
         """Open the store and check it.
 
@@ -51,6 +61,7 @@ class Aggregator:
             config: where everything is.
             clock: the aggregator's own.
             on_failure: called once if the store fails; nothing is acknowledged afterwards.
+            shared: whether other workers serve on the same port.
 
         Raises:
             StoreFailed: the store is damaged, of another kind, in use, or could lose data.
@@ -67,20 +78,42 @@ class Aggregator:
             self.store = _store(config, database, clock, opened)
             self.documents = SqliteDocuments(database)
             self.city = load_city(self.documents, config.city_id, config.identity_key)
-            self.committer = opened.enter_context(Committer(self.store, clock))
+            metrics = _metrics(config)
+            self.committer = opened.enter_context(Committer(self.store, clock, observer=metrics))
             self._keyholder = KeyHolderClient(
                 config.keyholder, config.city_id, config.identity_key, config.tls
             )
             opened.callback(self._keyholder.close)
-            self._make_background(config, clock)
-            self.ingest = Ingest(self.city, self.store, self.committer, clock, self._on_gap)
+            self._make_background(config, clock, metrics)
+            self.ingest = Ingest(
+                self.city, self.store, self.committer, clock, self._on_gap, metrics
+            )
             service = AggregatorService(self.city, self.store, self.ingest, clock)
-            self.server = Server([binding(service)], _options(config))
-            self._tell_health()
+            self.server = Server([binding(service)], _options(config, shared=shared), metrics)
+            self.server.readiness.require("parameters", lambda: self.follower.ready)
+            self.server.readiness.require("store", StoreReadiness(self.store, self.committer))
+            self.metrics_url = self._serve_metrics(config, metrics, clock, opened)
             self._tell_poisoned()
             self._opened = opened.pop_all()
 
-    def _make_background(self, config: AggregatorConfig, clock: Clock) -> None:
+    def _serve_metrics(
+        self,
+        config: AggregatorConfig,
+        metrics: AggregatorMetrics | None,
+        clock: Clock,
+        opened: ExitStack,
+    ) -> str | None:
+        if config.metrics is None or metrics is None:
+            return None
+        from gridveil_services.metrics.exposition import MetricsServer
+
+        metrics.tell_of(self.server)
+        metrics.look_at(self.store, self.committer, clock)
+        return opened.enter_context(MetricsServer(config.metrics, metrics.registry)).url
+
+    def _make_background(
+        self, config: AggregatorConfig, clock: Clock, observer: IngestObserver | None
+    ) -> None:
         store, committer = self.store, self.committer
         self.follower = Follower(
             city=self.city,
@@ -93,7 +126,7 @@ class Aggregator:
             on_change=self._tell_health,
         )
         self.releaser = Releaser(
-            store, committer, self._keyholder, clock, config.city_id, self._on_settled
+            store, committer, self._keyholder, clock, config.city_id, self._on_settled, observer
         )
         self._releasing = Periodic("releaser", self.releaser.step)
         self.sealer = Sealer(
@@ -107,7 +140,7 @@ class Aggregator:
         )
         self.forerunner = Forerunner(store, self._keyholder, clock)
         self._running_ahead = Periodic("forerunner", self.forerunner.step)
-        self.sharing = Sharing(store, committer, clock, self._releasing.wake)
+        self.sharing = Sharing(store, committer, clock, self._releasing.wake, self._on_lead)
         self._following = Periodic("follower", self.follower.step)
         self._keeping_up = Periodic("sharing", self.sharing.step)
         self._sealing = Periodic("sealer", self.sealer.step)
@@ -154,6 +187,10 @@ class Aggregator:
         self.follower.follow_epochs()
         self._following.wake()
 
+    def _on_lead(self) -> None:
+        self.follower.lead()
+        self._following.wake()
+
     def _tell_poisoned(self) -> None:
         for window in self.store.windows():
             if window.phase is Phase.POISONED:
@@ -161,30 +198,50 @@ class Aggregator:
                 _log.error("what is stored of a window is not whole", window=window.start, why=why)
 
     def _tell_health(self) -> None:
-        self.server.set_ready(self.follower.ready)
+        self.server.look()
 
 
-def serve(config: AggregatorConfig, clock: Clock) -> None:
+def serve(config: AggregatorConfig, clock: Clock, *, shared: bool = False) -> None:
     """Serve until a signal comes, or the store fails.
 
     Raises:
         StoreFailed: it failed, now or at the start; the next start checks it.
     """
     keep_freed_memory()
-    failed = threading.Event()
+    failed, draining = threading.Event(), threading.Event()
 
     def stop_if_failed() -> None:
         failed.wait()
         _log.error("the store has failed")
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with Aggregator(config, clock, on_failure=failed.set) as aggregator:
+    with Aggregator(config, clock, on_failure=failed.set, shared=shared) as aggregator:
         collect_less_garbage()
         threading.Thread(target=stop_if_failed, name="fail-stop", daemon=True).start()
+        if shared:
+            threading.Thread(
+                target=_stop_with_parent, args=(draining,), name="parent", daemon=True
+            ).start()
         aggregator.start()
-        run_until_signal(aggregator.server, on_drain=aggregator.stop_background)
+
+        def drain() -> None:
+            draining.set()
+            aggregator.stop_background()
+
+        run_until_signal(aggregator.server, on_drain=drain)
     if failed.is_set():
         raise StoreFailed("the store has failed")
+
+
+def _stop_with_parent(draining: threading.Event) -> None:
+    """Drain when whoever started this process is gone or wants it: standard input is at its end.
+
+    A second signal would end the process at once.
+    """
+    while os.read(0, 1):
+        pass
+    if not draining.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _store(config: AggregatorConfig, database: Database, clock: Clock, opened: ExitStack) -> Store:
@@ -198,11 +255,21 @@ def _store(config: AggregatorConfig, database: Database, clock: Clock, opened: E
     return store
 
 
-def _options(config: AggregatorConfig) -> ServerOptions:
+def _metrics(config: AggregatorConfig) -> AggregatorMetrics | None:
+    """Only where they are served is what counts them loaded."""
+    if config.metrics is None:
+        return None
+    from gridveil_services.aggregator.metrics import AggregatorMetrics
+
+    return AggregatorMetrics()
+
+
+def _options(config: AggregatorConfig, *, shared: bool) -> ServerOptions:
     return ServerOptions(
         listen=config.listen,
         tls=config.tls,
         city_id=config.city_id,
         role=Role.AGGREGATOR,
         max_message_bytes=MOST_MESSAGE_BYTES,
+        share_port=shared,
     )

@@ -24,23 +24,36 @@ class Sharing:
     """Keeps up with the others. One aggregator alone always leads."""
 
     def __init__(
-        self, store: Store, committer: Committer, clock: Clock, on_sealed: Callable[[], None]
+        self,
+        store: Store,
+        committer: Committer,
+        clock: Clock,
+        on_sealed: Callable[[], None],
+        on_lead: Callable[[], None] = lambda: None,
     ) -> None:
-        """``on_sealed`` is called when this aggregator is to release windows it did not seal."""
+        """Look from time to time.
+
+        ``on_sealed`` is called when this aggregator is to release windows it did not seal,
+        ``on_lead`` when it leads after another did, or after nobody knew.
+        """
         self._store = store
         self._committer = committer
         self._clock = clock
         self._on_sealed = on_sealed
+        self._on_lead = on_lead
         self._led = False
         self._sealed: set[int] = set()
 
     def step(self) -> float:
         """Look what others did; real seconds until the next look."""
+        led, self._led = self._led, False  # If it fails, the others' threads saw that nobody led.
         leads = self._committer.run(self._store.follow)
-        if leads != self._led:
+        if leads != led:
             _log.info("leads" if leads else "follows")
+        if leads and not led:
+            self._on_lead()
         sealed = {w.start for w in self._store.windows() if w.phase is Phase.SEALED}
-        if leads and (sealed - self._sealed or (sealed and not self._led)):
+        if leads and (sealed - self._sealed or (sealed and not led)):
             self._on_sealed()
         self._led, self._sealed = leads, sealed
         if not leads:

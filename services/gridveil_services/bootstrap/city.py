@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
+
 from gridveil.files import make_folder, sync_folder, write_durably
 from gridveil.protocol.city import (
     MIN_HONEST,
@@ -25,8 +27,16 @@ from gridveil.protocol.layout import ID_BYTES
 from gridveil.protocol.noise import LOSS_UNIT, NoisePolicy
 from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET
 from gridveil.protocol.refusal_lock import check_refusals_per_day
+from gridveil_services.aggregator.config import RedisConfig, RedisSection
 from gridveil_services.bootstrap.certificates import Authority, write_tls_folder
-from gridveil_services.bootstrap.layout import CLIENTS, ENDPOINTS, SERVICES, CityPaths
+from gridveil_services.bootstrap.layout import (
+    CLIENTS,
+    ENDPOINTS,
+    SERVICES,
+    CityPaths,
+    aggregator_names,
+)
+from gridveil_services.bootstrap.redis_access import USER, RedisAccess
 from gridveil_services.bootstrap.toml import Value, dumps
 from gridveil_services.keyholder import identity
 from gridveil_services.keyholder.at_rest import AtRest, create_key_file
@@ -41,6 +51,7 @@ RETENTION_S = 86_400
 
 _AUTHORITY_DAYS = 3650
 _CERTIFICATE_DAYS = 397
+_REDIS_FILE = "redis.password"
 _TLS: Mapping[str, Value] = {
     "ca": "tls/ca.pem",
     "certificate": "tls/cert.pem",
@@ -74,7 +85,17 @@ class CityOptions:
     noise: NoisePolicy | None = None
     development: bool = False
     addresses: Mapping[str, str] = field(default_factory=neighbouring_ports)
-    """``host:port`` by service."""
+    """``host:port`` by service: where it listens."""
+    further_aggregators: tuple[str, ...] = ()
+    """``host:port`` of each aggregator beside the first; they share a Redis."""
+    redis_nodes: tuple[str, ...] = ()
+    """``host:port`` of some nodes of the Redis Cluster that windows are kept in, if they are."""
+    reached_at: Mapping[str, str] = field(default_factory=dict)
+    """``host:port`` by service where others find it, if that is not where it listens."""
+    redis: str | None = None
+    """``redis://host:port`` of the server that keeps windows; the aggregator's file if left out."""
+    redis_replicas: int = 0
+    """How many of its replicas must have a write before it is acknowledged."""
 
     @property
     def cohort(self) -> int:
@@ -121,7 +142,9 @@ def create_city(folder: Path, options: CityOptions | None = None) -> CityPaths:
     options = options or CityOptions()
     policy = options.policy(secrets.token_bytes(ID_BYTES))
     check_refusals_per_day(options.refusals_per_day)
-    _check_addresses(options.addresses)
+    if options.further_aggregators and not options.redis_nodes:
+        raise MalformedInput(Reason.CONFIG_INVALID, "several aggregators share a Redis")
+    _check_addresses({**options.addresses, **options.reached_at})
     folder = folder.absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise MalformedInput(Reason.CONFIG_INVALID, f"{folder.name} is there and not empty")
@@ -142,6 +165,16 @@ class _Maker:
         self._paths = paths
         self._policy = policy
         self._addresses = options.addresses
+        self._redis_nodes = options.redis_nodes
+        self._aggregators = dict(
+            zip(
+                aggregator_names(1 + len(options.further_aggregators)),
+                (options.addresses["aggregator"], *options.further_aggregators),
+                strict=True,
+            )
+        )
+        self._reached_at = {**options.addresses, **options.reached_at}
+        self._redis = _redis(options)
         self._refusals_per_day = options.refusals_per_day
 
     def make(self) -> None:
@@ -152,14 +185,30 @@ class _Maker:
             "identity_key": identity_key.hex(),
             "development": self._policy.development,
         }
-        self._write(self._paths.config("aggregator"), shared | self._aggregator())
+        for name, address in self._aggregators.items():
+            self._write(self._paths.config(name), shared | self._aggregator(address))
         self._write(self._paths.config("totals"), shared | self._totals())
         for client in CLIENTS:
             endpoints: dict[str, Value] = {
-                service: {"address": self._addresses[service]} for service in ENDPOINTS[client]
+                service: {"address": self._endpoint(service)} for service in ENDPOINTS[client]
             }
             self._write(self._paths.profile(client), shared | endpoints | {"tls": _TLS})
         make_folder(self._paths.meters)
+        if self._redis:
+            self._make_redis()
+
+    def _make_redis(self) -> None:
+        access = RedisAccess.create(self._policy.city_id)
+        make_folder(self._paths.redis)
+        write_durably(self._paths.redis / "users.acl", access.users.encode())
+        write_durably(self._paths.redis / "replication.conf", access.replication.encode())
+        write_durably(self._paths.role("aggregator") / _REDIS_FILE, access.password.encode())
+
+    def _endpoint(self, service: str) -> str:
+        """Where clients find a service; several aggregators as gRPC lists addresses."""
+        if service != "aggregator" or len(self._aggregators) == 1:
+            return self._reached_at[service]
+        return "ipv4:" + ",".join(self._aggregators.values())
 
     def _make_certificates(self) -> None:
         now = datetime.now(UTC)
@@ -168,14 +217,16 @@ class _Maker:
             self._policy.city_id, begin, now + timedelta(days=_AUTHORITY_DAYS)
         )
         authority.write(self._paths.ca)
-        for role in Role:
+        named = {str(role): (role, f"{role}-1") for role in Role}
+        named |= {name: (Role.AGGREGATOR, name) for name in list(self._aggregators)[1:]}
+        for folder, (role, name) in named.items():
             issued = authority.issue(
                 role,
-                f"{role}-1",
+                name,
                 valid_from=begin,
                 valid_until=now + timedelta(days=_CERTIFICATE_DAYS),
             )
-            write_tls_folder(self._paths.tls(role), authority, issued)
+            write_tls_folder(self._paths.tls(folder), authority, issued)
 
     def _make_keyholder(self) -> bytes:
         folder = self._paths.role("keyholder")
@@ -218,13 +269,18 @@ class _Maker:
             },
         }
 
-    def _aggregator(self) -> dict[str, Value]:
+    def _aggregator(self, address: str) -> dict[str, Value]:
+        nodes: dict[str, Value] = (
+            {"redis": {"nodes": self._redis_nodes}} if self._redis_nodes else {}
+        )
         return {
-            "listen": self._addresses["aggregator"],
+            "listen": address,
             "state": "state",
             "retention_s": RETENTION_S,
             "tls": _TLS,
-            "keyholder": {"address": self._addresses["keyholder"]},
+            **nodes,
+            "keyholder": {"address": self._reached_at["keyholder"]},
+            **self._redis,
         }
 
     def _totals(self) -> dict[str, Value]:
@@ -250,6 +306,20 @@ def _move(made: Path, folder: Path) -> None:
     sync_folder(folder)
 
 
+def _redis(options: CityOptions) -> Mapping[str, Value]:
+    """The section ``[redis]`` of ``aggregator.toml``, checked as the aggregator does."""
+    if options.redis is None:
+        return {}
+    section: dict[str, Value] = {
+        "url": options.redis,
+        "replicas": options.redis_replicas,
+        "username": USER,
+        "password_file": _REDIS_FILE,
+    }
+    RedisConfig.beside(msgspec.convert(section, RedisSection), Path())
+    return {"redis": section}
+
+
 def _noise(noise: NoisePolicy) -> Mapping[str, Value]:
     window = noise.window
     return {
@@ -269,6 +339,8 @@ def _with_batch_limit(policy: CityPolicy) -> CityPolicy:
 
 
 def _check_addresses(addresses: Mapping[str, str]) -> None:
+    if unknown := set(addresses) - set(SERVICES):
+        raise MalformedInput(Reason.CONFIG_INVALID, f"there is no service {min(unknown)}")
     for service in SERVICES:
         host, _, port = addresses.get(service, "").rpartition(":")
         if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:

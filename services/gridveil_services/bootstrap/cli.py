@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +54,24 @@ def init(
         ),
     ] = str(_PORT),
     host: Annotated[str, typer.Option(help="Address that the services listen on.")] = "127.0.0.1",
+    address: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SERVICE=HOST:PORT",
+            help="Where others find a service, if not where it listens; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            metavar="redis://HOST:PORT",
+            help="Keep windows in that Redis; its users and passwords are made as well.",
+        ),
+    ] = None,
+    redis_replicas: Annotated[
+        int, typer.Option(help="How many of its replicas must have a report's write.")
+    ] = 0,
     entry_audience: Annotated[
         str, typer.Option(help="Who may see which meters reported: nobody, auditors or public.")
     ] = "auditors",
@@ -88,6 +107,9 @@ def init(
         noise=parse_noise(noise) if noise else None,
         development=development,
         addresses={role: f"{host}:{port}" for role, port in parse_ports(ports).items()},
+        reached_at=parse_addresses(address or ()),
+        redis=redis,
+        redis_replicas=redis_replicas,
     )
     create_city(city, options)
     typer.echo(_description(city, options.cohort))
@@ -114,6 +136,14 @@ def parse_ports(value: str) -> dict[str, int]:
     if set(ports) != set(SERVICES):
         raise _invalid("--ports is one number, or keyholder=PORT,aggregator=PORT,totals=PORT")
     return ports
+
+
+def parse_addresses(values: Sequence[str]) -> dict[str, str]:
+    """``host:port`` by service, from ``service=host:port`` each, or CONFIG_INVALID."""
+    pairs = [value.partition("=") for value in values]
+    if any(service not in SERVICES or not address for service, _, address in pairs):
+        raise _invalid("--address is SERVICE=HOST:PORT, such as keyholder=keyholder.example:7440")
+    return {service: address for service, _, address in pairs}
 
 
 def parse_audience(value: str) -> EntryAudience:

@@ -20,6 +20,11 @@ ENDPOINTS = {
 CLIENTS = tuple(ENDPOINTS)
 
 
+def aggregator_names(count: int) -> list[str]:
+    """Names of several aggregators, and of their folders: the first is called as if alone."""
+    return ["aggregator", *(f"aggregator-{number}" for number in range(2, count + 1))]
+
+
 @dataclass(frozen=True)
 class CityPaths:
     """A city's folder. Each role's folder is all that role needs, and can be moved to its host."""
@@ -43,6 +48,11 @@ class CityPaths:
     def published(self) -> Path:
         """What the key-holder publishes: release log and opened entries."""
         return self.role("keyholder") / "published"
+
+    @property
+    def redis(self) -> Path:
+        """Who is let into the city's Redis, for its servers; only if windows are kept there."""
+        return self.folder / "redis"
 
     def role(self, role: str) -> Path:
         return self.folder / role

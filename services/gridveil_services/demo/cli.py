@@ -38,6 +38,13 @@ def demo(
             " ends when the failure budget is spent, and they become suspects."
         ),
     ] = 0,
+    cluster: Annotated[
+        int,
+        typer.Option(
+            help="So many aggregators share a Redis Cluster that is started for it; one of them is"
+            " killed in the midst of a window's reports. Needs redis-server."
+        ),
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
     """Play a whole city on this machine: encrypted readings in, verified totals out.
@@ -50,6 +57,8 @@ def demo(
     Example: gridveil demo --readings readings.csv.gz --meters 500 --windows 8
 
     Example: gridveil demo --meters 300 --windows 6 --misbehaving 3
+
+    Example: gridveil demo --cluster 3 --meters 200 --windows 3
     """
     from gridveil_services.demo.plan import DemoOptions, DemoPlan
     from gridveil_services.demo.run import run_demo
@@ -62,6 +71,7 @@ def demo(
         start=_instant(start),
         keep=keep,
         misbehaving=misbehaving,
+        cluster=cluster,
     )
     view = JsonView() if json else TextView(options)
     result = run_demo(DemoPlan(options), view)

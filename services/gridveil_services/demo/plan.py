@@ -18,6 +18,7 @@ from gridveil.simulator.csv_source import CsvSource
 from gridveil.simulator.readings import ReadingBounds, Readings, ReadingSource
 from gridveil.simulator.standard_load import StandardLoadSource
 from gridveil_services.bootstrap.city import DEFAULT_REGISTERS, CityOptions
+from gridveil_services.bootstrap.layout import SERVICES, aggregator_names
 from gridveil_services.demo.processes import free_addresses
 
 WINDOW_S = 900
@@ -42,6 +43,7 @@ _LONGEST_SLOW_WINDOW_S = 60.0
 _LEAST_METERS_IN_LANES = 300
 _WINDOW_S_A_METER = 0.01
 _MOST_METERS = 20_000
+MOST_AGGREGATORS = 8
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class DemoOptions:
     """Folder to make the city in and leave it; a temporary one without it."""
     misbehaving: int = 0
     """How many of the households' meters misbehave, one in a window, twice each."""
+    cluster: int = 0
+    """Aggregators that share a Redis Cluster; 0 for one with a file of its own."""
 
     def __post_init__(self) -> None:
         if not MIN_HONEST <= self.meters <= _MOST_METERS:
@@ -72,7 +76,16 @@ class DemoOptions:
             raise MalformedInput(
                 Reason.CONFIG_INVALID, f"--start is a multiple of {WINDOW_S} seconds"
             )
+        if self.cluster and not 2 <= self.cluster <= MOST_AGGREGATORS:
+            raise MalformedInput(Reason.CONFIG_INVALID, f"--cluster is 2 to {MOST_AGGREGATORS}")
+        if self.cluster and self.misbehaving:
+            raise MalformedInput(Reason.CONFIG_INVALID, "--cluster or --misbehaving, not both")
         self._check_misbehaving()
+
+    @property
+    def aggregators(self) -> list[str]:
+        """Their names."""
+        return aggregator_names(self.cluster or 1)
 
     def _check_misbehaving(self) -> None:
         if not 0 <= self.misbehaving <= MOST_FAILURES:
@@ -106,6 +119,8 @@ class DemoPlan:
 
     def __init__(self, options: DemoOptions) -> None:
         self.options = options
+        self.redis_nodes: tuple[str, ...] = ()
+        """Of the Redis Cluster, once it runs."""
         self.first_window = EVENING if options.start is None else options.start
         self.windows = [self.first_window + at * WINDOW_S for at in range(options.windows)]
         self.source = _source(options, self.first_window)
@@ -133,13 +148,17 @@ class DemoPlan:
         With misbehaving meters a total may miss a lane, and their first turns spend the failure
         budget.
         """
+        names = (*SERVICES, *self.options.aggregators[1:])
+        addresses = free_addresses(names)
         city = CityOptions(
             window_length=WINDOW_S,
             grace=GRACE_S,
             min_cohort=MIN_HONEST,
             refusals_per_day=MOST_REFUSALS_PER_DAY,
             development=True,
-            addresses=free_addresses(),
+            addresses=addresses,
+            further_aggregators=tuple(addresses[n] for n in self.options.aggregators[1:]),
+            redis_nodes=self.redis_nodes,
         )
         if not self.options.misbehaving:
             return city

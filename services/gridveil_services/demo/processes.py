@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gridveil.clock import ScaledClock
 from gridveil.protocol.errors import Reason, Unavailable
@@ -21,11 +21,11 @@ START_S = 60.0
 STOP_S = 30.0
 
 
-def free_addresses() -> dict[str, str]:
+def free_addresses(names: Sequence[str] = SERVICES) -> dict[str, str]:
     """An unused loopback address for each service, below the ports of outgoing connections."""
     sockets: list[socket.socket] = []
     try:
-        while len(sockets) < len(SERVICES):
+        while len(sockets) < len(names):
             fresh = socket.socket()
             sockets.append(fresh)
             try:
@@ -33,20 +33,27 @@ def free_addresses() -> dict[str, str]:
             except OSError:
                 sockets.pop().close()
         addresses = (f"127.0.0.1:{fresh.getsockname()[1]}" for fresh in sockets)
-        return dict(zip(SERVICES, addresses, strict=True))
+        return dict(zip(names, addresses, strict=True))
     finally:
         for fresh in sockets:
             fresh.close()
 
 
 class ServiceProcess:
-    """One service of a city; its log is ``logs/<role>.jsonl`` in the city's folder."""
+    """One service of a city; its log is ``logs/<name>.jsonl`` in the city's folder."""
 
-    def __init__(self, role: str, paths: CityPaths, clock: ScaledClock | None) -> None:
-        self.role = role
-        self.log = paths.folder / "logs" / f"{role}.jsonl"
-        self.command = [sys.executable, "-m", "gridveil.cli", role, "serve"]
-        self.command += ["--config", str(paths.config(role)), *clock_arguments(clock)]
+    def __init__(
+        self,
+        name: str,
+        paths: CityPaths,
+        clock: ScaledClock | None,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        """``name``: the role, or for one of several aggregators the name of its folder."""
+        self.role = name.partition("-")[0]
+        self.log = paths.folder / "logs" / f"{name}.jsonl"
+        self.command = [sys.executable, "-m", "gridveil.cli", self.role, "serve"]
+        self.command += ["--config", str(paths.config(name)), *clock_arguments(clock), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -32,6 +32,7 @@ from gridveil_services.demo.inspection import Findings, LoggedEpoch, epochs, ins
 from gridveil_services.demo.misbehaviour import Lie, MisbehavingMeters, choose, turn
 from gridveil_services.demo.plan import WINDOW_S, DemoPlan, Truth
 from gridveil_services.demo.processes import ServiceProcess
+from gridveil_services.demo.redis_cluster import RedisCluster
 
 _ENROL_AHEAD_S = 4 * 3600
 """Metering time between enrolment and the first window."""
@@ -40,6 +41,9 @@ _SPARE_STARTS = 2.0
 """The services get this many times their first starting time before the first window ends."""
 
 _LEAST_LEAD_S = 4.0
+_KILLED_AFTER = 0.2
+"""Part of the grace period: households send over its first two thirds."""
+_DEAD_S = 2.0
 _MOST_SUSPECTS = 2 * MOST_FAILURES
 _PATIENCE_S = 30.0
 """How long totals may take after the last window is closed, real seconds."""
@@ -51,6 +55,15 @@ class Misbehaved:
 
     meter_id: bytes
     lie: Lie
+
+
+@dataclass(frozen=True)
+class Killed:
+    """An aggregator that was killed, and started again later."""
+
+    name: str
+    window_start: int
+    """The window whose reports were coming in."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,8 @@ class DemoResult:
     """Meters that did."""
     suspects: list[Suspect]
     """As the registrar was told at the end."""
+    killed: Killed | None = None
+    """In a cluster."""
 
     @property
     def exact(self) -> int:
@@ -133,17 +148,21 @@ def run_demo(plan: DemoPlan, audience: Audience) -> DemoResult:
     """
     with ExitStack() as stack:
         folder = plan.options.keep or Path(stack.enter_context(_temporary())) / "city"
+        if plan.options.cluster:
+            audience.step("starting a Redis Cluster of three masters")
+            plan.redis_nodes = stack.enter_context(_redis(stack)).nodes
         audience.step("making a city: identities, keys, certificates")
         paths = create_city(folder, plan.city)
         start_s = _enrol(plan, paths, audience)
         clock = _clock(plan, start_s)
-        audience.step("starting key-holder, aggregator and totals service")
-        with _serving(paths, clock):
+        several = f"{plan.options.cluster} aggregators" if plan.options.cluster else "aggregator"
+        audience.step(f"starting key-holder, {several} and totals service")
+        with _serving(plan, paths, clock) as services:
             audience.step(
                 f"replaying {plan.options.windows} windows of {WINDOW_S} s; one takes"
                 f" {clock.real(WINDOW_S):.1f} s here"
             )
-            play = _Play(plan, paths, clock, audience)
+            play = _Play(plan, paths, clock, audience, services)
             windows, tally = play.run()
             suspects = _suspects(paths)
         return DemoResult(
@@ -157,7 +176,13 @@ def run_demo(plan: DemoPlan, audience: Audience) -> DemoResult:
             epochs=epochs(paths),
             misbehaving=play.misbehaving,
             suspects=suspects,
+            killed=play.killed,
         )
+
+
+def _redis(stack: ExitStack) -> RedisCluster:
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gridveil-demo-redis-"))
+    return RedisCluster(Path(folder))
 
 
 def _suspects(paths: CityPaths) -> list[Suspect]:
@@ -187,27 +212,45 @@ def _enrol(plan: DemoPlan, paths: CityPaths, audience: Audience) -> float:
 
 
 def _clock(plan: DemoPlan, start_s: float) -> ScaledClock:
-    lead_s = max(_LEAST_LEAD_S, len(SERVICES) * _SPARE_STARTS * start_s)
+    processes = len(SERVICES) + len(plan.options.aggregators) - 1
+    lead_s = max(_LEAST_LEAD_S, processes * _SPARE_STARTS * start_s)
     rate = plan.rate(start_s)
     return ScaledClock(plan.first_window + WINDOW_S - rate * lead_s, time.time(), rate)
 
 
 @contextmanager
-def _serving(paths: CityPaths, clock: ScaledClock) -> Iterator[None]:
+def _serving(
+    plan: DemoPlan, paths: CityPaths, clock: ScaledClock
+) -> Iterator[dict[str, ServiceProcess]]:
+    services = {
+        name: ServiceProcess(name, paths, clock)
+        for name in dict.fromkeys((*SERVICES, *plan.options.aggregators))
+    }
     with ExitStack() as stopped:  # each of them, whatever happens to the others
-        for role in SERVICES:
-            service = ServiceProcess(role, paths, clock)
+        for service in services.values():
             service.start()
-            stopped.callback(service.stop)
-        yield
+            stopped.callback(_stop_if_running, service)
+        yield services
+
+
+def _stop_if_running(service: ServiceProcess) -> None:
+    if service.running:
+        service.stop()
 
 
 class _Play:
     """Households on one thread, an operator on another, and the clock."""
 
     def __init__(
-        self, plan: DemoPlan, paths: CityPaths, clock: ScaledClock, audience: Audience
+        self,
+        plan: DemoPlan,
+        paths: CityPaths,
+        clock: ScaledClock,
+        audience: Audience,
+        services: Mapping[str, ServiceProcess],
     ) -> None:
+        self._services = services
+        self.killed: Killed | None = None
         self._plan = plan
         self._paths = paths
         self._clock = clock
@@ -235,12 +278,15 @@ class _Play:
         households = threading.Thread(target=self._guarded(self._report), daemon=True)
         operator = threading.Thread(target=self._guarded(self._watch), daemon=True)
         others = threading.Thread(target=self._guarded(self._misbehave), daemon=True)
+        killer = threading.Thread(target=self._guarded(self._kill), daemon=True)
+        killer.start()
         operator.start()
         households.start()
         others.start()
         results = self._collect()
         households.join(_PATIENCE_S)
         others.join(_PATIENCE_S)
+        killer.join(_PATIENCE_S)
         if all(result.outcome for result in results):
             operator.join()
         return results, joined(self._tallies)
@@ -276,6 +322,20 @@ class _Play:
                 self._clock,
             )
             self._tallies.append(meters.run())
+
+    def _kill(self) -> None:
+        """Kill the aggregator that leads in the midst of a window's reports; start it again."""
+        if not self._plan.options.cluster:
+            return
+        window = self._plan.windows[(len(self._plan.windows) - 1) // 2]
+        at = window + WINDOW_S + self._plan.city.grace * _KILLED_AFTER
+        self._clock.sleep(at - self._clock.now())
+        name = self._plan.options.aggregators[0]
+        self._services[name].kill()
+        self.killed = Killed(name, window)
+        self._audience.step(f"killed {name} in the midst of a window's reports")
+        time.sleep(_DEAD_S)
+        self._services[name].start()
 
     def _watch(self) -> None:
         awaited = set(self._plan.windows)

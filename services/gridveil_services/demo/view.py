@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -60,6 +61,8 @@ class JsonView:
                     role: {"bytes": found.bytes, "rows": found.rows, "secrets": found.secrets}
                     for role, found in result.findings.items()
                 },
+                "aggregators": 1 + len(result.city.further_aggregators),
+                "killed": None if result.killed is None else asdict(result.killed),
                 "misbehaving": [meter_id.hex() for meter_id in result.misbehaving],
                 "epochs": [_epoch_json(epoch) for epoch in result.epochs],
                 "suspects": [suspect_json(suspect) for suspect in result.suspects],
@@ -175,12 +178,15 @@ def _carry_on(result: DemoResult) -> str:
     if result.folder is None:
         return "The city is gone. Keep the next one with --keep DIR; make your own: gridveil init."
     folder = result.folder
+    aggregator = [f"  gridveil aggregator serve --config {folder}/aggregator/aggregator.toml &"]
+    if result.city.redis_nodes:
+        aggregator = ["  (its aggregators cannot start: the Redis Cluster is gone)"]
     window = result.windows[0].window_start
     return "\n".join(
         (
             f"The city is in {folder}. Read its totals again, and verify one as an auditor:",
             f"  gridveil totals serve --config {folder}/totals/totals.toml &",
-            f"  gridveil aggregator serve --config {folder}/aggregator/aggregator.toml &",
+            *aggregator,
             f"  gridveil totals list --profile {folder}/operator/profile.toml",
             f"  gridveil totals verify {window} --profile {folder}/auditor/profile.toml",
         )

@@ -15,6 +15,7 @@ from gridveil.protocol.noise import Mechanism, Noise, NoisePolicy, loss_ppm
 from gridveil.protocol.note import NoteKey
 from gridveil.protocol.refusal_lock import check_refusals_per_day
 from gridveil_services.keyholder.witnesses import NO_WITNESSES, WitnessEndpoint, WitnessSettings
+from gridveil_services.metrics.config import Address, MetricsSection, address_of
 
 _LONGEST_EPOCH_S = 31 * 86_400
 _AUDIENCES = {audience.name.lower(): audience for audience in EntryAudience}
@@ -89,6 +90,7 @@ class KeyHolderFile(ConfigFile, frozen=True, kw_only=True):
     tls: TlsFiles
     policy: PolicySection
     witnesses: WitnessesSection | None = None
+    metrics: MetricsSection | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class KeyHolderConfig:
     sealed_key_encrypting_key_file: Path | None = None
     """Where ``gridveil keyholder split-kek`` puts the key, and ``serve`` looks for it."""
     witnesses: WitnessSettings = NO_WITNESSES
+    metrics: Address | None = None
+    """Where metrics are served, if anywhere."""
 
     @property
     def city_id(self) -> bytes:
@@ -133,6 +137,7 @@ class KeyHolderConfig:
             Tls.beside(file.tls, folder),
             folder / file.sealed_key_encrypting_key_file,
             _witnesses(file.witnesses),
+            address_of(file.metrics),
         )
 
 

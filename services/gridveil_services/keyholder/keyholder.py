@@ -15,6 +15,7 @@ from gridveil_services.keyholder.epoch_store import EpochStore
 from gridveil_services.keyholder.ledger import Ledger
 from gridveil_services.keyholder.noise import check_available
 from gridveil_services.keyholder.noise_pin import NoisePins
+from gridveil_services.keyholder.observer import ReleaseObserver
 from gridveil_services.keyholder.policy import noise_policy
 from gridveil_services.keyholder.publication import LOG, Publication
 from gridveil_services.keyholder.release import Releases
@@ -37,6 +38,7 @@ class KeyHolder:
         at_rest: AtRest | None = None,
         *,
         unlock: int | None = None,
+        observer: ReleaseObserver | None = None,
     ) -> None:
         """Open everything, or refuse to start.
 
@@ -46,6 +48,7 @@ class KeyHolder:
             at_rest: with the key-encrypting key; by default the one in its file.
             unlock: index in the release log of the refusal that locked the key-holder, to have
                 it release again.
+            observer: told of releases.
 
         Raises:
             GridveilError: the log, the keys or the roster are damaged, held by another process,
@@ -88,6 +91,7 @@ class KeyHolder:
                 pins=NoisePins(store.at_rest),
                 clock=clock,
                 suspicions=self.suspicions,
+                observer=observer,
             )
             opened.callback(self.releases.close)
             self.upkeep = Upkeep(

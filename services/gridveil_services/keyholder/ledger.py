@@ -105,6 +105,7 @@ class Ledger:
         self._roster_version = 0
         self._stated = PolicyStated()
         self._size = 0
+        self._last_released_at_ms = 0
         self._refusals = RefusalLock()
         self._confirm: Callable[[float], None] = _unwitnessed
         self._log = LogWriter(folder, signer, self._replay, witnessed=witnessed)
@@ -269,6 +270,21 @@ class Ledger:
                 self._record(LogRecord(policy_stated=stated))
 
     @property
+    def size(self) -> int:
+        """Records in the log."""
+        return self._size
+
+    @property
+    def last_released_at_ms(self) -> int:
+        """Unix milliseconds at which the newest total was logged; 0 if there is none."""
+        return self._last_released_at_ms
+
+    @property
+    def refusals(self) -> RefusalLock:
+        """The refusals that count, and the budget."""
+        return self._refusals
+
+    @property
     def locked_at(self) -> int | None:
         """Index of the refusal that locked the key-holder; None if it is not locked."""
         return self._refusals.locked_at
@@ -386,6 +402,7 @@ class Ledger:
                 self._conclude(record.refused.window_start, status)
                 self._spend(record.refused.window_start, record.refused.failures)
             case "released":
+                self._last_released_at_ms = record.recorded_at_ms
                 self._conclude(record.released.window_start, Status.RELEASED)
                 self._spend(record.released.window_start, record.released.failures)
             case "epoch_created":

@@ -10,6 +10,7 @@ fails by the machine's fault after the claim stops everything until that restart
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import structlog
 from gridveil.clock import Clock
 from gridveil.protocol.city import CityPolicy
 from gridveil.protocol.errors import (
+    GridveilError,
     IntegrityLost,
     MalformedInput,
     Reason,
@@ -36,6 +38,7 @@ from gridveil_services.keyholder.epoch_keys import EpochKeys, EpochRing
 from gridveil_services.keyholder.intake import Intake, read_header
 from gridveil_services.keyholder.ledger import Ledger
 from gridveil_services.keyholder.noise_pin import NoisePins
+from gridveil_services.keyholder.observer import ReleaseObserver, Unobserved
 from gridveil_services.keyholder.policy import (
     FINAL,
     Facts,
@@ -80,7 +83,9 @@ class Releases:
         pins: NoisePins,
         clock: Clock,
         suspicions: SuspicionLog | None = None,
+        observer: ReleaseObserver | None = None,
     ) -> None:
+        self._observer = observer or Unobserved()
         self._policy = policy
         self._ledger = ledger
         self._ring = ring
@@ -108,6 +113,7 @@ class Releases:
             suspicions=suspicions,
             clock=clock,
             pool=self._pool,
+            observer=self._observer,
         )
 
     def close(self) -> None:
@@ -133,6 +139,25 @@ class Releases:
         raised before the window is claimed; afterwards it is REFUSED, whatever the cause, but for
         BUDGET_EXHAUSTED if the privacy budget of its day has no room for it.
         """
+        begun = time.monotonic()
+        try:
+            settled = self._release(messages)
+        except GridveilError as error:
+            self._observer.release_ended("refused", error.reason, time.monotonic() - begun)
+            raise
+        outcome = "replayed" if settled.replayed else "released"
+        self._observer.release_ended(outcome, None, time.monotonic() - begun)
+        return settled
+
+    def failures_left(self, window_start: int) -> int | None:
+        """Lanes that may yet fail in the epoch that serves a window; None if none does."""
+        serving = (e for e in self._ledger.epochs().values() if e.serves(window_start))
+        epoch = next((e for e in serving if not e.destroyed), None)
+        if epoch is None:
+            return None
+        return self._settlement.failures_left(epoch, self._ring.by_digest(epoch.parameters_digest))
+
+    def _release(self, messages: Iterator[ReleaseMessage]) -> Settled:
         header, digest = read_header(messages, self._policy.city_id)
         if is_settled_by(self._ledger.state(header.window_start), digest):
             return Settled(digest, replayed=True)

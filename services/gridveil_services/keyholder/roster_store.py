@@ -32,11 +32,11 @@ from gridveil.protocol.signing import SigningKey
 from gridveil.protocol.windows import WindowRules
 from gridveil_services.keyholder.membership import NEVER, Membership
 
-_APPLICATION_ID = 0x47567231
-_SCHEMA_VERSION = 1
+APPLICATION_ID = 0x47567231
+SCHEMA_VERSION = 1
 _SYNCHRONOUS_FULL = 2
 _FIELD_PRIME = 2**255 - 19
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE meters (
     place INTEGER PRIMARY KEY,
     meter_id BLOB NOT NULL UNIQUE,
@@ -339,8 +339,8 @@ def _open(path: Path) -> apsw.Connection:
     database = apsw.Connection(str(path))
     fresh = database.pragma("application_id") == 0 and not database.pragma("schema_version")
     if not fresh and (
-        database.pragma("application_id") != _APPLICATION_ID
-        or database.pragma("user_version") != _SCHEMA_VERSION
+        database.pragma("application_id") != APPLICATION_ID
+        or database.pragma("user_version") != SCHEMA_VERSION
     ):
         raise IntegrityLost(Reason.PARTIAL_CORRUPT, "the roster is of another kind or version")
     database.pragma("journal_mode", "wal")
@@ -348,9 +348,9 @@ def _open(path: Path) -> apsw.Connection:
     database.pragma("cell_size_check", True)
     if fresh:
         with database:
-            database.execute(_SCHEMA)
-            database.pragma("application_id", _APPLICATION_ID)
-            database.pragma("user_version", _SCHEMA_VERSION)
+            database.execute(SCHEMA)
+            database.pragma("application_id", APPLICATION_ID)
+            database.pragma("user_version", SCHEMA_VERSION)
     if (
         database.pragma("journal_mode") != "wal"
         or database.pragma("synchronous") != _SYNCHRONOUS_FULL

@@ -33,6 +33,7 @@ from gridveil_services.keyholder.ledger import Ledger, LoggedEpoch
 from gridveil_services.keyholder.membership import Membership
 from gridveil_services.keyholder.noise import DrawnNoise
 from gridveil_services.keyholder.noise_pin import NoisePins
+from gridveil_services.keyholder.observer import ReleaseObserver, Unobserved
 from gridveil_services.keyholder.opening import (
     MACHINE_FAILURES,
     Allowance,
@@ -90,7 +91,9 @@ class Settlement:
         suspicions: SuspicionLog | None,
         clock: Clock,
         pool: Executor,
+        observer: ReleaseObserver | None = None,
     ) -> None:
+        self._observer = observer or Unobserved()
         self._policy = policy
         self._pins = pins
         self._identity = identity
@@ -116,6 +119,7 @@ class Settlement:
         """
         window_start = release.header.window_start
         outcome, noise = self._open(release, keys, version, known)
+        self._observer.lanes_decrypted(len(outcome.passed), len(outcome.failed))
         failures, opening = len(outcome.failed), _noisy(outcome.opening, noise)
         if opening is None:
             self.refuse(window_start, release.digest, failures)

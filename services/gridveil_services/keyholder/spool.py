@@ -145,6 +145,11 @@ class SpoolFolder:
         return self._folder / f"{window_start}-{digest.hex()}"
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds a release that came in as a whole, so that all of it was synced."""
+    return all((folder / name).is_file() for name in (_HEADER, _ENTRIES, _LANES))
+
+
 def read_chunks(folder: Path, start: int = 0, end: int | None = None) -> Iterator[bytes]:
     """The spooled entries in a folder, or those between two bytes; at most 1 MiB at a time."""
     with (folder / _ENTRIES).open("rb") as file:

@@ -33,7 +33,8 @@ from gridveil.protocol.errors import (
 from gridveil_services.rpc.admission import WorkerPool
 from gridveil_services.rpc.binding import Method
 from gridveil_services.rpc.call import Call
-from gridveil_services.rpc.errors import to_status
+from gridveil_services.rpc.errors import CODES, to_status
+from gridveil_services.rpc.observer import CallObserver, Unobserved
 from gridveil_services.rpc.roles import peer_certificate
 from gridveil_services.rpc.supervision import Supervisor
 
@@ -67,6 +68,7 @@ class Runtime:
     city_id: bytes
     patience: Patience
     supervisor: Supervisor
+    observer: CallObserver = field(default_factory=Unobserved)
     draining: frozenset[WorkerPool] = field(default=frozenset())
     """Pools that take no new calls."""
 
@@ -87,6 +89,12 @@ class _Behaviour:
         if self._pool in self._runtime.draining and self._method.server_streaming:
             call.drain()
         return call, place
+
+    def _observe(self, call: Call, error: GridveilError | None) -> None:
+        code, reason = ("OK", None) if error is None else (CODES[error.reason].name, error.reason)
+        seconds = time.monotonic() - call.began
+        with suppress(Exception):  # who counts must not change the answer
+            self._runtime.observer.call_ended(self._method.path, code, reason, seconds)
 
     def _check(self, call: Call, context: grpc.ServicerContext) -> None:
         certificate = peer_certificate(_auth_context(context), self._runtime.city_id)
@@ -141,15 +149,18 @@ class SingleAnswer(_Behaviour):
 
     def __call__(self, requests: RawRequests, context: grpc.ServicerContext) -> bytes:
         call, place = self._begin(context)
+        error: GridveilError | None = None
         try:
             self._check(call, context)
             received = self._receive(requests, call)
             with self._pool.turn(call.time_remaining()):
                 _check_wanted(call)
                 return self._encode(self._handle(received, call))
-        except BaseException as error:
-            abort(context, _refusal(error, call))
+        except BaseException as raised:
+            error = _refusal(raised, call)
+            abort(context, error)
         finally:
+            self._observe(call, error)
             call.expect_end(self._runtime.patience.take_s)
             place.done()
 
@@ -159,16 +170,20 @@ class AnswerStream(_Behaviour):
 
     def __call__(self, requests: RawRequests, context: grpc.ServicerContext) -> Iterator[bytes]:
         call, place = self._begin(context)
+        error: GridveilError | None = None
         try:
             self._check(call, context)
             yield from self._answers(requests, call)
             if call.drained:
                 raise draining()
         except GeneratorExit:
+            error = _gone()
             raise
-        except BaseException as error:
-            abort(context, _refusal(error, call))
+        except BaseException as raised:
+            error = _refusal(raised, call)
+            abort(context, error)
         finally:
+            self._observe(call, error)
             call.expect_end(self._runtime.patience.take_s)
             place.done()
 

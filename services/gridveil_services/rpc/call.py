@@ -35,6 +35,7 @@ class Call:
     ) -> None:
         self.method = method
         self.pool = pool
+        self.began = time.monotonic()
         self._context: grpc.ServicerContext | None = context
         self._certificate: PeerCertificate | None = None
         self._limit = _limit(context, cap_s)

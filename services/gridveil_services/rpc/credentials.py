@@ -28,14 +28,13 @@ def server_credentials(tls: Tls, role: Role, city_id: bytes) -> grpc.ServerCrede
     Files that are replaced later serve the connections made from then on; files that are then
     wrong are logged, and those before them stay in use.
     """
-    source = _Source(tls, role, city_id)
-    return grpc.dynamic_ssl_server_credentials(
-        source.first, cast(_Fetcher, source.renewed), require_client_authentication=True
-    )
+    return TlsIdentity(tls, role, city_id).credentials()
 
 
 @dataclass
-class _Source:
+class TlsIdentity:
+    """A server's certificate and key, as its files are."""
+
     tls: Tls
     role: Role
     city_id: bytes
@@ -44,6 +43,20 @@ class _Source:
         self._lock = threading.Lock()
         self._state = self._states()
         self.first = self._read()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """For a server, as :func:`server_credentials` says."""
+        return grpc.dynamic_ssl_server_credentials(
+            self.first, cast(_Fetcher, self.renewed), require_client_authentication=True
+        )
+
+    def expires(self) -> float:
+        """Unix seconds until when the next connection's certificate is valid."""
+        try:
+            certificate = _bytes(self.tls.certificate, "tls.certificate")
+            return _check_certificate(certificate, self.role, self.city_id)
+        except MalformedInput:
+            return self._expires
 
     def renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """For each handshake: None as long as nothing has changed."""
@@ -63,8 +76,9 @@ class _Source:
         certificate = _bytes(self.tls.certificate, "tls.certificate")
         key = _bytes(self.tls.key, "tls.key")
         _check_authority(ca)
-        _check_certificate(certificate, self.role, self.city_id)
+        expires = _check_certificate(certificate, self.role, self.city_id)
         _check_key(key, certificate)
+        self._expires = expires
         return grpc.ssl_server_certificate_configuration([(key, certificate)], ca)
 
     def _states(self) -> list[tuple[int, int]]:
@@ -93,7 +107,8 @@ def _check_authority(ca: bytes) -> None:
         raise _invalid("tls.ca is no certificate") from None
 
 
-def _check_certificate(certificate: bytes, role: Role, city_id: bytes) -> None:
+def _check_certificate(certificate: bytes, role: Role, city_id: bytes) -> float:
+    """Until when it is valid, Unix seconds."""
     try:
         own = parse_certificate(certificate, city_id)
         own.check_valid(time.time())
@@ -101,6 +116,7 @@ def _check_certificate(certificate: bytes, role: Role, city_id: bytes) -> None:
         raise _invalid(f"tls.certificate: {error.message}") from None
     if own.identity.role is not role:
         raise _invalid(f"tls.certificate is not one of a {role}")
+    return own.not_after
 
 
 def _check_key(key: bytes, certificate: bytes) -> None:

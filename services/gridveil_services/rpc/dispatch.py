@@ -18,6 +18,7 @@ from gridveil_services.rpc.behaviour import (
     draining,
 )
 from gridveil_services.rpc.binding import Method
+from gridveil_services.rpc.errors import CODES
 
 if TYPE_CHECKING:
     Handler: TypeAlias = grpc.RpcMethodHandler[bytes, bytes]
@@ -53,8 +54,15 @@ class Dispatcher(grpc.GenericRpcHandler):
             return None
         pool, handler = route
         if pool in self._runtime.draining:
+            self._refused(details.method, Reason.DRAINING)
             return _DRAINING
-        return handler if pool.enter() else _OVERLOADED
+        if pool.enter():
+            return handler
+        self._refused(details.method, Reason.OVERLOADED)
+        return _OVERLOADED
+
+    def _refused(self, method: str, reason: Reason) -> None:
+        self._runtime.observer.call_refused(method, CODES[reason].name, reason)
 
 
 class _Refusal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from grpc_health.v1 import health_pb2
@@ -20,12 +20,18 @@ _pb2: Any = health_pb2  # its stubs lack HealthList and type descriptors private
 class Health:
     """Whether the services of a server answer. The empty name is the server itself."""
 
-    def __init__(self, services: Iterable[str]) -> None:
+    def __init__(
+        self, services: Iterable[str], is_ready: Callable[[], bool] = lambda: True
+    ) -> None:
+        """``is_ready`` is asked for each answer; watchers learn what the last look found."""
         self._services = frozenset({"", *services})
+        self._is_ready = is_ready
         self._serving = True
         self._changed = threading.Condition()
 
-    def set_serving(self, serving: bool) -> None:
+    def look(self) -> None:
+        """Find out whether the services are ready now, and tell watchers."""
+        serving = self._is_ready()
         with self._changed:
             self._serving = serving
             self._changed.notify_all()
@@ -35,9 +41,11 @@ class Health:
     ) -> health_pb2.HealthCheckResponse:
         if request.service not in self._services:
             raise NotFound(Reason.NOT_FOUND, "there is no such service here")
+        self.look()
         return self._response(request.service)
 
     def list(self, _request: Any, _call: Call) -> Any:
+        self.look()
         statuses = {name: self._response(name) for name in self._services}
         return _pb2.HealthListResponse(statuses=statuses)
 

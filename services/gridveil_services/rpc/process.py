@@ -16,6 +16,7 @@ from gridveil_services.rpc.server import Server
 
 _log = structlog.get_logger()
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LOOK_S = 0.5
 
 
 def run_until_signal(
@@ -36,7 +37,7 @@ def run_until_signal(
     address = server.address or server.start()
     line = {"event": "serving", "role": str(server.options.role), "address": address}
     print(json.dumps(line), flush=True)
-    signalled.wait()
+    wait_for(signalled)
     _log.info("draining", grace_s=grace_s)
     if on_drain is not None:
         on_drain()
@@ -44,6 +45,16 @@ def run_until_signal(
         _log.error("a handler did not end")
         sys.stderr.flush()
         os._exit(1)
+
+
+def wait_for(signalled: threading.Event) -> None:
+    """Wait for what a handler of a signal sets; call from the main thread.
+
+    Only the main thread runs handlers. A signal that another thread was given, or that came just
+    before it fell asleep, does not wake it: so it looks again and again.
+    """
+    while not signalled.wait(_LOOK_S):
+        pass
 
 
 def _handle_signals(signalled: threading.Event) -> None:

@@ -8,6 +8,7 @@ message or metadata above the limit (RESOURCE_EXHAUSTED), and more new calls tha
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +24,12 @@ from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil_services.rpc.admission import WorkerPool
 from gridveil_services.rpc.behaviour import Patience, Runtime
 from gridveil_services.rpc.binding import Binding, Method
-from gridveil_services.rpc.credentials import server_credentials
+from gridveil_services.rpc.credentials import TlsIdentity
 from gridveil_services.rpc.dispatch import Dispatcher
 from gridveil_services.rpc.health import Health, health_binding
 from gridveil_services.rpc.logging import configure_structlog
+from gridveil_services.rpc.observer import CallObserver, Unobserved
+from gridveil_services.rpc.readiness import PERIOD_S, Readiness
 from gridveil_services.rpc.roles import Role
 from gridveil_services.rpc.supervision import Supervisor
 
@@ -56,6 +59,8 @@ class ServerOptions:
     """Streams at a time, each with a thread of its own; more are refused as OVERLOADED."""
     max_connections: int = 1024
     """Connections at a time; more are closed."""
+    share_port: bool = False
+    """Whether other processes of the same service listen on the port too."""
     health: bool = True
     patience: Patience = field(default_factory=Patience)
 
@@ -63,18 +68,35 @@ class ServerOptions:
 class Server:
     """Serves some bindings. Use as a context manager: leaving it stops at once."""
 
-    def __init__(self, bindings: Iterable[Binding], options: ServerOptions) -> None:
+    def __init__(
+        self,
+        bindings: Iterable[Binding],
+        options: ServerOptions,
+        observer: CallObserver | None = None,
+    ) -> None:
         bindings = list(bindings)
         if not structlog.is_configured():
             configure_structlog(options.role)
         self.options = options
         self.address: str | None = None
         self._supervisor = Supervisor()
-        self._runtime = Runtime(options.city_id, options.patience, self._supervisor)
+        self._runtime = Runtime(
+            options.city_id, options.patience, self._supervisor, observer or Unobserved()
+        )
         self._unary = WorkerPool("unary", options.workers, options.workers + options.backlog)
         self._streams = WorkerPool("stream", options.max_streams, options.max_streams)
         self._health_pools = WorkerPool("health", 2, 16), WorkerPool("health-watch", 4, 4)
-        self._health = Health(binding.descriptor.full_name for binding in bindings)
+        self._told_ready = True
+        self._tls: TlsIdentity | None = None
+        self.readiness = Readiness()
+        """Why the server is ready, or not; what serves adds conditions of its own."""
+        self.readiness.require("serving", lambda: self._told_ready and not self._runtime.draining)
+        self.readiness.require("certificate", self._is_certified)
+        self._health = Health(
+            (binding.descriptor.full_name for binding in bindings),
+            lambda: not self._runtime.draining and self.readiness.ready,
+        )
+        self._stopped = threading.Event()
         self.bindings = bindings
         """What it serves."""
         dispatcher = Dispatcher(self._runtime)
@@ -90,7 +112,8 @@ class Server:
 
     def start(self) -> str:
         """Listen; the address with the actual port. CONFIG_INVALID if that is not possible."""
-        credentials = server_credentials(self.options.tls, self.options.role, self.options.city_id)
+        self._tls = TlsIdentity(self.options.tls, self.options.role, self.options.city_id)
+        credentials = self._tls.credentials()
         host, _, _ = self.options.listen.rpartition(":")
         try:
             port = self._grpc.add_secure_port(self.options.listen, credentials)
@@ -100,12 +123,38 @@ class Server:
             ) from None
         self._supervisor.start()
         self._grpc.start()
+        threading.Thread(target=self._watch, name="readiness", daemon=True).start()
         self.address = f"{host}:{port}"
         return self.address
 
     def set_ready(self, ready: bool) -> None:
-        """Say through the health service whether the services answer."""
-        self._health.set_serving(ready and not self._runtime.draining)
+        """Say through the health service whether the services answer, if nothing else says no."""
+        self._told_ready = ready
+        self._health.look()
+
+    @property
+    def certificate_expires(self) -> float:
+        """Unix seconds until when the own certificate is valid; 0 before the server listens."""
+        return 0.0 if self._tls is None else self._tls.expires()
+
+    def conditions(self) -> dict[str, bool]:
+        """What must hold for it to be ready, by name, and whether it does now."""
+        return self.readiness.look()
+
+    def methods(self) -> list[str]:
+        """The paths of what it serves."""
+        return [method.path for binding in self.bindings for method in binding.methods()]
+
+    def look(self) -> None:
+        """Find out whether it is ready now; watchers are told."""
+        self._health.look()
+
+    def _is_certified(self) -> bool:
+        return self._tls is None or time.time() <= self._tls.expires()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(PERIOD_S):
+            self._health.look()
 
     def drain(self, grace_s: float) -> bool:
         """Refuse new calls, let those in progress end, cut off what has not, then stop.
@@ -116,7 +165,8 @@ class Server:
         deadline = time.monotonic() + grace_s
         pools = self._unary, self._streams
         self._runtime.draining = frozenset(pools)
-        self._health.set_serving(False)
+        self._stopped.set()
+        self._health.look()
         self._end_streams(self._streams)
         for pool in pools:
             pool.wait_until_empty(deadline - time.monotonic())
@@ -158,8 +208,8 @@ def _add(
 
 def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
     return [
-        # A second server on the same port must fail, not share its calls.
-        ("grpc.so_reuseport", 0),
+        # A second server on the same port must fail, not share its calls, unless it is to.
+        ("grpc.so_reuseport", int(options.share_port)),
         ("grpc.max_receive_message_length", options.max_message_bytes),
         # None but identity: ciphertexts do not get shorter, and nothing unpacks to more than it is.
         ("grpc.compression_enabled_algorithms_bitset", 1),

@@ -9,6 +9,7 @@ from gridveil.config import ConfigFile, TlsFiles, hex_bytes, load
 from gridveil.profile import Tls
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES, KEY_BYTES
+from gridveil_services.metrics.config import Address, MetricsSection, address_of
 
 
 class TotalsFile(ConfigFile, frozen=True, kw_only=True):
@@ -21,6 +22,7 @@ class TotalsFile(ConfigFile, frozen=True, kw_only=True):
     published: str
     window_length: int
     tls: TlsFiles
+    metrics: MetricsSection | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class TotalsConfig:
     """The key-holder's folder with the release log and the opened entries; only read."""
     window_length: int
     tls: Tls
+    metrics: Address | None = None
+    """Where metrics are served, if anywhere."""
 
     @classmethod
     def load(cls, path: Path) -> TotalsConfig:
@@ -53,4 +57,5 @@ class TotalsConfig:
             folder / file.published,
             file.window_length,
             Tls.beside(file.tls, folder),
+            address_of(file.metrics),
         )

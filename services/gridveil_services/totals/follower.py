@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import structlog
@@ -60,12 +61,18 @@ class Follower:
         self._log = log
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+        self._read_at = time.monotonic()
         try:
             self._poll()
         except OSError:
             raise MalformedInput(
                 Reason.CONFIG_INVALID, "published cannot be read", field="published"
             ) from None
+
+    @property
+    def read_age_s(self) -> float:
+        """Real seconds since the log was last read to its end."""
+        return time.monotonic() - self._read_at
 
     def start(self) -> None:
         self._thread.start()
@@ -91,6 +98,7 @@ class Follower:
 
     def _poll(self) -> None:
         self._index.add(self._outcomes(self._log.advance()))
+        self._read_at = time.monotonic()
 
     def _fail(self, error: GridveilError) -> None:
         self._index.fail(error)

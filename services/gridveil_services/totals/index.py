@@ -21,6 +21,7 @@ class SettledIndex:
         self._outcomes: dict[int, totals_pb2.WindowOutcome] = {}
         self._windows: list[int] = []
         self._settled: list[int] = []
+        self._newest: int | None = None
         self._failure: GridveilError | None = None
         self._changed = threading.Condition()
 
@@ -39,8 +40,15 @@ class SettledIndex:
                 self._outcomes[window] = outcome
                 insort(self._windows, window)
                 self._settled.append(window)
+                if outcome.HasField("total"):
+                    self._newest = max(window, self._newest or 0)
             self._failure = None
             self._changed.notify_all()
+
+    @property
+    def newest(self) -> int | None:
+        """Start of the newest window that has a total."""
+        return self._newest
 
     def fail(self, error: GridveilError) -> None:
         """Refuse everything with this error, until outcomes are added again."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
 from gridveil.protocol.checkpoint import log_key
 from gridveil_services.releaselog.published import PublishedLog
 from gridveil_services.rpc import Role, Server, ServerOptions, run_until_signal
@@ -11,7 +14,12 @@ from gridveil_services.totals.index import SettledIndex
 from gridveil_services.totals.log_service import LogService, Prover, log_binding
 from gridveil_services.totals.service import TotalsService, totals_binding
 
+if TYPE_CHECKING:
+    from gridveil_services.totals.metrics import TotalsMetrics
+
 LOG_FOLDER = "log"
+STALE_S = 10.0
+"""Real seconds without a look at the whole log after which the service is not ready."""
 
 _REQUEST_BYTES = 4_096
 _WATCHERS = 256
@@ -27,6 +35,7 @@ class TotalsProcess:
         log = PublishedLog(config.published / LOG_FOLDER, key)
         service = TotalsService(index, Prover(log), config.published, config.window_length)
         log_service = LogService(log, index, config.window_length)
+        metrics = _metrics(config)
         self.server = Server(
             [totals_binding(service), log_binding(log_service)],
             ServerOptions(
@@ -37,8 +46,19 @@ class TotalsProcess:
                 max_message_bytes=_REQUEST_BYTES,
                 max_streams=_WATCHERS,
             ),
+            metrics,
         )
-        self._follower = Follower(config, log, index, self.server.set_ready)
+        self._follower = follower = Follower(config, log, index, self.server.set_ready)
+        self.server.readiness.require("log", lambda: follower.read_age_s < STALE_S)
+        self._opened = ExitStack()
+        self.metrics_url: str | None = None
+        if config.metrics is not None and metrics is not None:
+            from gridveil_services.metrics.exposition import MetricsServer
+
+            metrics.tell_of(self.server)
+            metrics.look_at(log, index, follower, config.window_length)
+            exposed = MetricsServer(config.metrics, metrics.registry)
+            self.metrics_url = self._opened.enter_context(exposed).url
 
     def start(self) -> str:
         """Serve and follow the log; the address."""
@@ -50,8 +70,19 @@ class TotalsProcess:
         """Stop at once."""
         self._follower.stop()
         self.server.drain(0.0)
+        self._opened.close()
 
     def run(self) -> None:
         """Serve until a signal comes."""
         self.start()
-        run_until_signal(self.server, on_drain=self._follower.stop)
+        with self._opened:
+            run_until_signal(self.server, on_drain=self._follower.stop)
+
+
+def _metrics(config: TotalsConfig) -> TotalsMetrics | None:
+    """Only where they are served is what counts them loaded."""
+    if config.metrics is None:
+        return None
+    from gridveil_services.totals.metrics import TotalsMetrics
+
+    return TotalsMetrics()

@@ -12,6 +12,7 @@ import structlog
 
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.witnessing import PATH, REQUEST_BYTES
+from gridveil_services.rpc.process import wait_for
 from gridveil_services.witness.witness import Answer, Witness
 
 REQUEST_S = 10.0
@@ -108,5 +109,5 @@ class WitnessServer:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: ended.set())
         self.start()
-        ended.wait()
+        wait_for(ended)
         self.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +23,8 @@ PAGE_BYTES = 4096
 CHECKPOINT_PAGES = 4_000
 _ROOM = 4
 """One in so many pages of a bounded file is kept for sealing what was taken already."""
+_LEAST_FREE_BYTES = 16 * 1024 * 1024
+"""On the disk, to be called ready; commits are tried until it is really full."""
 _FIRST_SOUND_VERSION = 3_051_003
 """SQLite before 3.51.3 can lose a commit when the WAL is reset."""
 
@@ -56,6 +59,7 @@ class Database:
         self._failed = False
         self._reading = threading.Lock()
         self._writing = threading.Lock()
+        self._folder = path.parent
         make_folder(path.parent)
         self._lock = _exclusive(path.with_name(path.name + ".lock"))
         try:
@@ -84,6 +88,12 @@ class Database:
             most = self._writer.pragma("max_page_count")
             used = self._writer.pragma("page_count") - self._writer.pragma("freelist_count")
         if used > most - most // _ROOM:
+            raise _full()
+
+    def check_writable(self) -> None:
+        """STORE_FULL if there is no room, in the file's bound or on its disk."""
+        self.check_room()
+        if shutil.disk_usage(self._folder).free < _LEAST_FREE_BYTES:
             raise _full()
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[Row]:

@@ -11,7 +11,7 @@ methods are called from one thread at a time; reading methods from any.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol
@@ -198,10 +198,21 @@ class Store(Protocol):
         """Reports stored of a window, in all lanes."""
         ...
 
-    def known(self, start: int, meter_ids: Sequence[bytes]) -> Mapping[bytes, StoredReceipt]:
+    def known(
+        self,
+        start: int,
+        meter_ids: Sequence[bytes],
+        lane_of: Callable[[bytes], int] | None = None,
+    ) -> Mapping[bytes, StoredReceipt]:
         """Receipts of those of the meters whose report of the window is durable.
 
         Also after the window was sealed and settled, until it is forgotten.
+
+        Args:
+            start: the window.
+            meter_ids: of meters.
+            lane_of: the lane that a meter's report is in, if it is there. A store may look in this
+                lane only; without it, it looks in all.
         """
         ...
 
@@ -291,6 +302,10 @@ class Store(Protocol):
         In the same step all entries are deleted, and the sums too unless the window was released.
         To POISONED from OPEN also.
         """
+        ...
+
+    def probe(self) -> None:
+        """Raise what :meth:`commit` would now, as far as that can be known; stores nothing."""
         ...
 
     def forget(self, ended_before: int) -> int:

@@ -56,7 +56,7 @@ CREATE TABLE equivocations (
 ) STRICT, WITHOUT ROWID;
 
 -- What this aggregator acknowledged, where several share a Redis: a row for each batch of a lane.
--- Deleted when the window is settled.
+-- Deleted when the window is settled. No index: it is read once a window, and written all the time.
 CREATE TABLE acknowledgements (
     number INTEGER PRIMARY KEY,
     window INTEGER NOT NULL,
@@ -64,7 +64,6 @@ CREATE TABLE acknowledgements (
     reports BLOB NOT NULL,
     checksum BLOB NOT NULL
 ) STRICT;
-CREATE INDEX acknowledgements_by_window ON acknowledgements (window);
 
 -- What this aggregator is called among those that share a Redis: one row.
 CREATE TABLE replica (

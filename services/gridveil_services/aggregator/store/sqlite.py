@@ -7,7 +7,7 @@ Memory changes only after the commit, so it never runs ahead of the disk.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import chain
 
@@ -141,6 +141,9 @@ class SqliteStore:
         self._windows[window.start] = replace(window, phase=held.phase)
         return True
 
+    def probe(self) -> None:
+        self._database.check_writable()
+
     def window(self, start: int) -> Window | None:
         return self._windows.get(start)
 
@@ -153,7 +156,12 @@ class SqliteStore:
         rows = self._database.rows("SELECT count(*) FROM receipts WHERE window = ?", (start,))
         return int(rows[0][0])
 
-    def known(self, start: int, meter_ids: Sequence[bytes]) -> Mapping[bytes, StoredReceipt]:
+    def known(
+        self,
+        start: int,
+        meter_ids: Sequence[bytes],
+        lane_of: Callable[[bytes], int] | None = None,
+    ) -> Mapping[bytes, StoredReceipt]:
         held = self._open.get(start)
         if held is not None:
             receipts = held.receipts

@@ -21,7 +21,7 @@ from gridveil_services.aggregator.store.redis.admission import Step, next_step
 from gridveil_services.aggregator.store.redis.journal import Journal, Place
 from gridveil_services.aggregator.store.redis.keys import CityKeys
 from gridveil_services.aggregator.store.redis.lanes import receipts_in
-from gridveil_services.aggregator.store.redis.servers import Servers, script
+from gridveil_services.aggregator.store.redis.servers import Call, Servers, script
 from gridveil_services.aggregator.store.redis.writer import LaneWriter
 
 
@@ -64,8 +64,6 @@ class Commits:
     the window that has changed.
     """
     _writers: dict[Place, LaneWriter] = field(default_factory=dict)
-    _doubtful: set[Place] = field(default_factory=set)
-    """Lanes that may hold what not enough replicas have."""
 
     def commit(self, batches: Sequence[LaneBatch], accepted_at_ms: int) -> Sequence[Outcome]:
         """As :meth:`Store.commit`."""
@@ -95,24 +93,14 @@ class Commits:
         for place in [place for place in self._writers if place[0] == start]:
             del self._writers[place]
 
-    def doubt(self, window: Window) -> None:
-        """What a window holds may not be where it must be."""
-        self._doubtful.update((window.start, lane) for lane in range(window.lanes))
-
-    def forget(self, window: Window) -> None:
-        """Nothing is asked of a window any more."""
-        self.drop_writers(window.start)
-        self._doubtful -= {(window.start, lane) for lane in range(window.lanes)}
-
     def confirm(self, lanes: Iterable[Place]) -> None:
-        """Wait until what was found in these lanes is where it must be."""
-        if not self.servers.replicas:
-            return
-        doubtful = [lane for lane in lanes if lane in self._doubtful]
-        if doubtful:
-            keys = [self.keys.lane(*lane).lane for lane in doubtful]
-            self.servers.write([script(scripts.CONFIRM, [key]) for key in keys])
-            self._doubtful.difference_update(doubtful)
+        """Wait until what was found in these lanes, by whomever, is where it must be."""
+        # Even if there is nothing to wait for, the servers must be as they should.
+        keys = [self.keys.lane(*lane).lane for lane in lanes]
+        waits = self.servers.replicas > 0
+        calls = [script(scripts.CONFIRM, [k]) if waits else Call(k, ("PING",)) for k in keys]
+        if calls:
+            self.servers.write(calls)
 
     def _round(
         self, queues: Mapping[Place, _Queue], at_ms: int, outcomes: dict[int, Outcome]
@@ -143,9 +131,8 @@ class Commits:
         try:
             answers = self.servers.write(calls)
         except Unavailable:
-            for writer, (lane, _, _) in zip(writers, steps, strict=True):
+            for writer in writers:
                 writer.begin_anew()
-                self._doubtful.add(lane)
             raise
         # Whatever fails below, no writer may use a number again that is stored.
         acknowledged = {}

@@ -10,6 +10,7 @@ from redis.exceptions import (
     AuthorizationError,
     ClusterDownError,
     ConnectionError,
+    ExecAbortError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -25,23 +26,26 @@ from gridveil_services.aggregator.store.interface import StoreFailed
 ClientError = (RedisError, RedisClusterException, OSError)
 """All that redis-py raises."""
 
+MOVING = (AskError, TryAgainError)
+"""A slot is on its way to another server, or was until now. AskError includes MovedError."""
+
 UNREACHED = (
+    *MOVING,
     ConnectionError,
     TimeoutError,
-    AskError,
     ClusterDownError,
     RedisClusterException,
     OSError,
 )
-"""Perhaps somebody else serves the slot by now. AskError includes MovedError."""
+"""Perhaps somebody else serves the slot by now."""
 
 _TRANSIENT = (
     *UNREACHED,
     AuthenticationError,
     AuthorizationError,
+    ExecAbortError,
     NoPermissionError,
     ReadOnlyError,
-    TryAgainError,
 )
 _TRANSIENT_WORDS = (
     "MISCONF",

@@ -57,6 +57,14 @@ class Journal:
             for start, _, _, fresh in rows:
                 self._meters[start].update(fresh)
 
+    def lacking(self, acknowledged: Mapping[Place, Acknowledged]) -> list[Place]:
+        """The lanes of which something is not here."""
+        return [
+            (start, lane)
+            for (start, lane), reports in acknowledged.items()
+            if not reports.keys() <= self._meters.get(start, set())
+        ]
+
     def of(self, start: int) -> dict[int, dict[bytes, bytes]]:
         """A window's acknowledgements, by lane."""
         lanes: dict[int, dict[bytes, bytes]] = {}

@@ -83,6 +83,11 @@ class CityKeys:
         return f"{self.start}}}:leader"
 
     @property
+    def clocks(self) -> str:
+        """Hash: the clock of each aggregator when it was last heard of, and the server's then."""
+        return f"{self.start}}}:clocks"
+
+    @property
     def servers(self) -> str:
         """Hash: which servers have kept the city's windows, since when, and in what format."""
         return f"{self.start}}}:servers"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from gridveil.protocol.ciphertext import Residues, add, to_bytes
@@ -50,14 +50,17 @@ class Lanes:
         return [_marker(answer) for answer in self._servers.read(calls)]
 
     def known(
-        self, window: Window, meter_ids: Sequence[bytes]
+        self,
+        window: Window,
+        meter_ids: Sequence[bytes],
+        lane_of: Callable[[bytes], int] | None = None,
     ) -> Mapping[int, Mapping[bytes, StoredReceipt]]:
-        """Receipts by lane, of the meters that have one."""
+        """Receipts by lane, of the meters that have one in the lane named, or else in any."""
         split, calls, lanes = buckets(window), [], []
-        for lane in range(window.lanes):
+        for lane, meters in _places(window, meter_ids, lane_of).items():
             of_lane = self._keys.lane(window.start, lane)
-            for at in range(0, len(meter_ids), MOST_IDS):
-                some = meter_ids[at : at + MOST_IDS]
+            for at in range(0, len(meters), MOST_IDS):
+                some = meters[at : at + MOST_IDS]
                 keys = [of_lane.receipts(bucket_of(meter, split)) for meter in some]
                 calls.append(script(scripts.KNOWN, keys, *some))
                 lanes.append(lane)
@@ -174,6 +177,18 @@ class Lanes:
 def receipts_in(flat: Sequence[bytes]) -> dict[bytes, StoredReceipt]:
     """Meters and their receipts as a script answers them, one after the other."""
     return {m: decode_receipt(r) for m, r in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _places(
+    window: Window, meter_ids: Sequence[bytes], lane_of: Callable[[bytes], int] | None
+) -> Mapping[int, Sequence[bytes]]:
+    """Which meters to look for in which lanes."""
+    if lane_of is None:
+        return dict.fromkeys(range(window.lanes), meter_ids)
+    places: dict[int, list[bytes]] = {}
+    for meter in meter_ids:
+        places.setdefault(lane_of(meter), []).append(meter)
+    return places
 
 
 def _marker(answer: Sequence[bytes | None]) -> Marker | None:

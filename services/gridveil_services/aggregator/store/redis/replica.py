@@ -7,13 +7,16 @@ later is harmless by the fencing epochs and compare-and-sets of :mod:`.scripts`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import structlog
+
+from gridveil.clock import Clock
 from gridveil.protocol.errors import IntegrityLost, Reason, Unavailable
 from gridveil_services.aggregator.store.interface import StoreFailed, Window
 from gridveil_services.aggregator.store.redis import scripts
+from gridveil_services.aggregator.store.redis.clocks import MOST_SKEW_S, differs, told
 from gridveil_services.aggregator.store.redis.journal import Journal
 from gridveil_services.aggregator.store.redis.keys import CityKeys
 from gridveil_services.aggregator.store.redis.lanes import Lanes, Marker
@@ -22,7 +25,10 @@ from gridveil_services.aggregator.store.redis.servers import Servers, script
 from gridveil_services.aggregator.store.redis.vouching import Vouching, sealed_digest
 from gridveil_services.aggregator.store.redis.windows import Windows
 
+_log = structlog.get_logger()
+
 LEASE_MS = 3_000
+CLOCK_KEPT_MS = 3_600_000
 FORMAT = "1"
 """Of everything that is kept in Redis. Aggregators of different formats do not share it."""
 
@@ -45,18 +51,37 @@ class Replica:
     windows: Windows
     pins: Pins
     journal: Journal
-    now: Callable[[], float]
-    """Metering time."""
+    clock: Clock
     leads: bool = False
+    clock_differs: bool = False
+    """From those of most others, by more than may be."""
     _sealed_at: dict[int, float] = field(default_factory=dict)
     """When a window was first seen to be sealed, on the real, monotonic clock."""
 
     def lead(self) -> bool:
-        """Lead, unless somebody else does."""
-        self.leads = False
-        call = script(scripts.LEAD, [self.keys.leader], self.name, str(LEASE_MS))
-        ((word, *_),) = self.servers.write([call])
-        self.leads = word == b"done"
+        """Lead, unless somebody else does or the clocks differ."""
+        now = self.clock.now()
+        call = script(
+            scripts.LEAD,
+            [self.keys.leader, self.keys.clocks],
+            self.name,
+            str(LEASE_MS),
+            repr(now),
+            str(CLOCK_KEPT_MS),
+        )
+        try:
+            ((said, stamp, flat),) = self.servers.write([call])
+        except BaseException:
+            self.leads = False
+            raise
+        words = [word.decode() for word in flat]
+        others = dict(zip(words[::2], words[1::2], strict=True))
+        others.pop(self.name, None)
+        differed = self.clock_differs
+        self.clock_differs = differs(now, told(others), int(stamp), 1 / self.clock.real(1.0))
+        if self.clock_differs and not differed:
+            _log.error("the clocks of the aggregators differ", limit_s=MOST_SKEW_S)
+        self.leads = said == b"done" and not self.clock_differs
         return self.leads
 
     def resign(self) -> None:
@@ -72,7 +97,7 @@ class Replica:
             StoreFailed: what they hold is of another format.
         """
         lineage = self.servers.lineage()
-        call = script(scripts.SERVERS, [self.keys.servers], FORMAT, lineage, repr(self.now()))
+        call = script(scripts.SERVERS, [self.keys.servers], FORMAT, lineage, repr(self.clock.now()))
         ((word, value),) = self.servers.write([call])
         if word != b"done":
             raise StoreFailed("Redis does not serve: another version of Gridveil writes to it")

@@ -10,6 +10,9 @@ from __future__ import annotations
 _HEAD = "#!lua\n"
 _READ_ONLY = "#!lua flags=no-writes\n"
 
+PROBE = _HEAD + "return 1"
+"""Nothing, refused like every script that writes: without memory, replicas or a disk."""
+
 OPEN_LANE = (
     _HEAD
     + """
@@ -43,20 +46,22 @@ return {'done'}
 MOVE_WINDOW = (
     _HEAD
     + """
--- KEYS: window. ARGV: facts, phase it must have, facts it must have
-local held = redis.call('HMGET', KEYS[1], 'phase', 'facts')
-if held[1] ~= ARGV[2] or held[2] ~= ARGV[3] then return {'other'} end
+-- KEYS: window. ARGV: facts, phase it must have, facts it must have, fencing epoch
+local held = redis.call('HMGET', KEYS[1], 'phase', 'facts', 'fence')
+if held[1] == ARGV[2] and held[2] == ARGV[1] and held[3] == ARGV[4] then return {'done'} end
+if held[1] ~= ARGV[2] or held[2] ~= ARGV[3] or held[3] ~= ARGV[4] then return {'other'} end
 redis.call('HSET', KEYS[1], 'facts', ARGV[1])
 return {'done'}
 """
 )
-"""Change the facts of a window."""
+"""Change the facts of a window, if nobody began to seal, move or take it over after this epoch."""
 
 COMMIT = (
     _HEAD
     + """
 -- KEYS: lane, journal, partials, receipts... ARGV: writer, sequence number, the one before,
--- parameters, partial sum; then for each report: index of its key, receipt, element
+-- parameters, partial sum, and one after the other of each report: number of the key that its
+-- receipt goes to (2 bytes), receipt (40), element (204)
 local lane = redis.call('HMGET', KEYS[1], 'sealed', 'parameters', 'count', 'capacity', 'digest')
 for i = 1, 5 do
   if not lane[i] then return {'lost'} end
@@ -74,24 +79,26 @@ if lane[1] ~= '0' then return {'sealed'} end
 if lane[2] ~= ARGV[4] then return {'moved'} end
 local count = tonumber(lane[3])
 if redis.call('LLEN', KEYS[2]) ~= count then return {'lost'} end
-local known, new = {}, 0
-for i = 6, #ARGV, 3 do
-  local meter = string.sub(ARGV[i + 2], 1, 16)
-  local receipt = redis.call('HGET', KEYS[tonumber(ARGV[i])], meter)
+local reports, known, new = ARGV[6], {}, #ARGV[6] / 246
+for at = 1, #reports, 246 do
+  local high, low = string.byte(reports, at, at + 1)
+  local meter = string.sub(reports, at + 42, at + 57)
+  local receipt = redis.call('HGET', KEYS[high * 256 + low], meter)
   if receipt then
     known[#known + 1] = meter
     known[#known + 1] = receipt
   end
-  new = new + 1
 end
 if #known > 0 or count + new > tonumber(lane[4]) then return {'refused', lane[3], known} end
-local digest = lane[5]
-for i = 6, #ARGV, 3 do
-  local receipt, element = ARGV[i + 1], ARGV[i + 2]
-  redis.call('HSET', KEYS[tonumber(ARGV[i])], string.sub(element, 1, 16), receipt)
-  redis.call('RPUSH', KEYS[2], element)
-  digest = redis.sha1hex(digest .. receipt .. element)
+local digest, elements = lane[5], {}
+for at = 1, #reports, 246 do
+  local high, low = string.byte(reports, at, at + 1)
+  local meter = string.sub(reports, at + 42, at + 57)
+  redis.call('HSET', KEYS[high * 256 + low], meter, string.sub(reports, at + 2, at + 41))
+  elements[#elements + 1] = string.sub(reports, at + 42, at + 245)
+  digest = redis.sha1hex(digest .. string.sub(reports, at + 2, at + 245))
 end
+redis.call('RPUSH', KEYS[2], unpack(elements))
 redis.call('HSET', KEYS[3], 's:' .. ARGV[1], ARGV[2], 'p:' .. ARGV[1], ARGV[5])
 redis.call('HSET', KEYS[1], 'count', string.format('%d', count + new), 'digest', digest)
 return {'stored'}
@@ -216,14 +223,27 @@ return {'done'}
 LEAD = (
     _HEAD
     + """
--- KEYS: leader. ARGV: name, milliseconds
+-- KEYS: leader, clocks. ARGV: name, milliseconds, metering time, milliseconds that a clock is kept
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local held = redis.call('GET', KEYS[1])
-if held and held ~= ARGV[1] then return {'other'} end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return {'done'}
+local clocks = redis.call('HGETALL', KEYS[2])
+local word = 'done'
+if held and held ~= ARGV[1] then
+  word = 'other'
+else
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
+local stamp = string.format('%.0f', now)
+for i = 1, #clocks, 2 do
+  local told = tonumber(string.match(clocks[i + 1], ' (%d+)$') or '0')
+  if now - told > tonumber(ARGV[4]) then redis.call('HDEL', KEYS[2], clocks[i]) end
+end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3] .. ' ' .. stamp)
+return {word, stamp, clocks}
 """
 )
-"""Lead, or go on leading, for some time."""
+"""Lead, or go on leading, for some time, and tell the own clock; the others' are answered."""
 
 RESIGN = (
     _HEAD

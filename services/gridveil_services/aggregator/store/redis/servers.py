@@ -1,42 +1,62 @@
 """Connections to one server or to the masters of a cluster, and the rule for when a write counts.
 
 No retry is left to redis-py: it would run a script again whose answer was lost, many times. Every
-script can be run again with the same arguments, and is, once, here. Scripts are sent whole: a
-server that was restarted does not know them by their hash.
+script can be run again with the same arguments, and is, once, here, or a few times while a slot
+moves to another server. ASK is not followed: a key that is on neither server yet would look like
+one that never was. Scripts are sent whole: a server that was restarted does not know them by their
+hash. With every write the server's settings are asked for: what was written under dangerous ones is
+not acknowledged.
+
+On a single server the scripts of a write are one transaction. Each still succeeds or fails by
+itself; but the server syncs once for all, and not whenever it has executed what it read at once,
+which is some 32 kB, hence a lane or two. In a cluster a transaction is of one slot.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import structlog
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from gridveil.protocol.errors import Reason, Unavailable
 from gridveil_services.aggregator.config import RedisConfig
 from gridveil_services.aggregator.store.interface import StoreFailed
 from gridveil_services.aggregator.store.redis.failures import (
+    MOVING,
     UNREACHED,
     ClientError,
     explained,
     unavailable,
 )
+from gridveil_services.aggregator.store.redis.settings import SETTINGS, setting_fault
 
 ANSWER_S = 5.0
 """How long an answer may take before the connection is dropped."""
 WAIT_MS = 2_000
 """How long replicas may take to have a write."""
+_PAUSES_S = (0.0, 0.02, 0.08, 0.2)
+"""How long to wait each time that a slot is found to be on its way to another server."""
+
+_log = structlog.get_logger()
+
+
+_Command = tuple[str | int | bytes, ...]
+_ASK_SETTINGS: _Command = ("CONFIG", "GET", *SETTINGS)
 
 
 class Call(NamedTuple):
     """One command, and a key that says which server it is for."""
 
     key: str
-    command: tuple[str | int | bytes, ...]
+    command: _Command
 
 
 def script(text: str, keys: Sequence[str], *values: str | bytes) -> Call:
@@ -88,7 +108,7 @@ class Servers:
 
     def read(self, calls: Sequence[Call]) -> list[Any]:
         """The answers, in order."""
-        return self._twice(calls, writes=False)
+        return self._tried(calls, writes=False)
 
     def write(self, calls: Sequence[Call], *, everywhere: bool = False) -> list[Any]:
         """The answers, in order, when what was done is durable.
@@ -99,9 +119,10 @@ class Servers:
 
         Raises:
             NotReplicated: it was done, and may be lost with the server.
+            StoreFailed: so it may, because a setting was changed.
             Unavailable: some of it may have been done.
         """
-        return self._twice(calls, writes=True, everywhere=everywhere)
+        return self._tried(calls, writes=True, everywhere=everywhere)
 
     def lineage(self) -> str:
         """A digest that is another after any server was restarted, or a replica took over.
@@ -144,30 +165,36 @@ class Servers:
         self._failed = True
         return self._on_defect(message)
 
-    def _twice(self, calls: Sequence[Call], *, writes: bool, everywhere: bool = False) -> list[Any]:
+    def _tried(self, calls: Sequence[Call], *, writes: bool, everywhere: bool = False) -> list[Any]:
         if self._failed:
             raise StoreFailed("the store has failed")
-        try:
-            return self._once(calls, writes=writes, everywhere=everywhere)
-        except UNREACHED:
-            pass  # Somebody else may serve the keys by now.
-        except ClientError as error:
-            raise explained(error, self.fail) from None
-        try:
-            if self._cluster is not None:
-                self._cluster.nodes_manager.initialize()
-            return self._once(calls, writes=writes, everywhere=everywhere)
-        except ClientError as error:
-            raise explained(error, self.fail) from None
+        pauses, unreached = iter(_PAUSES_S), False
+        while True:
+            try:
+                if unreached and self._cluster is not None:
+                    self._cluster.nodes_manager.initialize()
+                return self._once(calls, writes=writes, everywhere=everywhere)
+            except MOVING as error:
+                if (pause := next(pauses, None)) is None:
+                    raise explained(error, self.fail) from None
+                time.sleep(pause)
+            except ClientError as error:
+                # Perhaps somebody else serves the keys by now.
+                if unreached or not isinstance(error, UNREACHED):
+                    raise explained(error, self.fail) from None
+            unreached = True
 
     def _once(self, calls: Sequence[Call], *, writes: bool, everywhere: bool) -> list[Any]:
         answers: list[Any] = [None] * len(calls)
         replicated = True
         for client, places in self._by_server(calls):
-            wanted = self._wanted(client, everywhere=everywhere) if writes else 0
-            found = self._send(client, [calls[place] for place in places], wanted)
-            if wanted:
-                reached = found.pop()
+            some = [calls[place] for place in places]
+            if not writes:
+                found = _read(client, some)
+            else:
+                wanted = self._wanted(client, everywhere=everywhere)
+                found, settings, reached = self._write(client, some, wanted)
+                self._check_settings(settings)
                 replicated &= isinstance(reached, int) and reached >= wanted
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
@@ -177,6 +204,16 @@ class Servers:
         if not replicated:
             raise NotReplicated
         return answers
+
+    def _check_settings(self, settings: Any) -> None:
+        if isinstance(settings, Exception):
+            raise settings
+        told = dict(
+            zip(map(bytes.decode, settings[::2]), map(bytes.decode, settings[1::2]), strict=True)
+        )
+        if fault := setting_fault(told, self.replicas):
+            _log.error("nothing is acknowledged any more: Redis was changed", why=fault)
+            raise self.fail(f"Redis does not serve any more: {fault}")
 
     def _by_server(self, calls: Sequence[Call]) -> list[tuple[Redis, list[int]]]:
         if self._single is not None:
@@ -193,16 +230,67 @@ class Servers:
         if not everywhere:
             return self.replicas
         told: Any = client.info("replication")
-        return max(self.replicas, int(told["connected_slaves"]))
+        # One that is copied to just now gets this with the copy, and cannot take over before.
+        replicas = [told[f"slave{number}"] for number in range(int(told["connected_slaves"]))]
+        online = [replica for replica in replicas if replica["state"] == "online"]
+        return max(self.replicas, len(online))
 
-    def _send(self, client: Redis, calls: Sequence[Call], replicas: int) -> list[Any]:
-        """All on one connection: WAIT is about what its own connection wrote."""
-        pipeline: Any = client.pipeline(transaction=False)
-        for call in calls:
-            pipeline.execute_command(*call.command)
+    def _write(
+        self, client: Redis, calls: Sequence[Call], replicas: int
+    ) -> tuple[list[Any], Any, Any]:
+        """The answers, the server's settings, and what WAIT counts; all on one connection."""
+        commands: list[_Command] = [*(call.command for call in calls), _ASK_SETTINGS]
+        if together := self._single is not None and all(c.command[0] == "EVAL" for c in calls):
+            commands = [("MULTI",), *commands, ("EXEC",)]
         if replicas:
-            pipeline.execute_command("WAIT", replicas, WAIT_MS)
-        return list(pipeline.execute(raise_on_error=False))
+            # It is about what its own connection wrote.
+            answers = _exchange(client, [*commands, ("WAIT", replicas, WAIT_MS)])
+            reached = answers.pop()
+        else:
+            answers, reached = _exchange(client, commands), 0
+        if together:
+            answers = _executed(answers)
+        return answers[:-1], answers[-1], reached
+
+
+def _read(client: Redis, calls: Sequence[Call]) -> list[Any]:
+    pipeline: Any = client.pipeline(transaction=False)
+    for call in calls:
+        pipeline.execute_command(*call.command)
+    return list(pipeline.execute(raise_on_error=False))
+
+
+def _exchange(client: Redis, commands: Sequence[_Command]) -> list[Any]:
+    """Send commands in one piece, which a pipeline does not; the answers, errors among them.
+
+    What comes in pieces is executed in pieces, and synced after each.
+    """
+    pool: Any = client.connection_pool
+    connection = pool.get_connection()
+    answers: list[Any] = []
+    try:
+        connection.send_packed_command([b"".join(connection.pack_commands(commands))])
+        for _ in commands:
+            try:
+                answers.append(connection.read_response())
+            except ResponseError as error:
+                answers.append(error)
+    except BaseException:
+        # Answers may be under way yet that nobody would wait for.
+        connection.disconnect()
+        raise
+    finally:
+        pool.release(connection)
+    return answers
+
+
+def _executed(answers: Sequence[Any]) -> list[Any]:
+    """What EXEC answered; the first error if it was not executed."""
+    *queued, executed = answers
+    for answer in (*queued, executed):
+        if isinstance(answer, Exception):
+            raise answer
+    return list(executed)
 
 
 def _options(config: RedisConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ this aggregator's journal of what it acknowledged (:mod:`.journal`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 
@@ -17,8 +17,7 @@ import structlog
 
 from gridveil.clock import Clock
 from gridveil.protocol.errors import Reason, Unavailable, WrongState
-from gridveil.protocol.layout import DIGEST_BYTES
-from gridveil.protocol.release import ENTRY_BYTES, LaneSum
+from gridveil.protocol.release import LaneSum
 from gridveil_services.aggregator.config import RedisConfig
 from gridveil_services.aggregator.store.database import Database
 from gridveil_services.aggregator.store.interface import (
@@ -30,16 +29,18 @@ from gridveil_services.aggregator.store.interface import (
     StoreFailed,
     Window,
 )
+from gridveil_services.aggregator.store.redis import scripts
 from gridveil_services.aggregator.store.redis.checks import check_server
+from gridveil_services.aggregator.store.redis.clocks import MOST_SKEW_S
 from gridveil_services.aggregator.store.redis.commits import Commits
+from gridveil_services.aggregator.store.redis.contradictions import Contradictions
 from gridveil_services.aggregator.store.redis.failures import unavailable
 from gridveil_services.aggregator.store.redis.journal import Journal
 from gridveil_services.aggregator.store.redis.keys import CityKeys
 from gridveil_services.aggregator.store.redis.lanes import Lanes, Marker
-from gridveil_services.aggregator.store.redis.layout import corrupt
 from gridveil_services.aggregator.store.redis.pins import Pins, Record, phase_of
 from gridveil_services.aggregator.store.redis.replica import AcknowledgementLost, Replica
-from gridveil_services.aggregator.store.redis.servers import Call, Servers
+from gridveil_services.aggregator.store.redis.servers import Servers, script
 from gridveil_services.aggregator.store.redis.windows import Windows
 
 _log = structlog.get_logger()
@@ -54,6 +55,7 @@ class RedisStore:
         self._keys = CityKeys(city_id.hex())
         self._lanes = Lanes(servers, self._keys)
         self._remote = Windows(servers, self._keys, self._lanes)
+        self._contradictions = Contradictions(servers, self._keys, self._lanes)
         self._pins = Pins(database)
         self._journal = Journal(database)
         self._windows: dict[int, Window] = {}
@@ -67,6 +69,8 @@ class RedisStore:
         self._seen: dict[int, set[str]] = {}
         """Who takes part in each window, as the file has it."""
         self._unclean: set[int] = set()
+        self._took_over = False
+        self._clock = clock
         self._commits = Commits(
             servers,
             self._keys,
@@ -84,7 +88,7 @@ class RedisStore:
             self._remote,
             self._pins,
             self._journal,
-            clock.now,
+            clock,
         )
         self._replica.unchanged_since()
         self._forgotten = max(self._pins.forgotten(), self._remote.forgotten())
@@ -133,10 +137,13 @@ class RedisStore:
         late = (start if opens is None else opens) <= since
         doubt = "it may have taken reports before the servers were changed" if late else ""
         held = self._remote.open(window, lineage, doubt)
+        if held.phase not in (Phase.OPEN, Phase.POISONED):
+            self._adopt(start, self._windows.get(start), self._remote.record(start))
+            return self._windows[start]
         self._keep(held)
         if held.phase is Phase.POISONED:
             return self._poison(start, doubt)
-        if held.phase is Phase.OPEN and not self._remote.align(held):
+        if not self._remote.align(held):
             return self._poison(start, "a lane is gone")
         self._join(start)
         return self._windows[start]
@@ -151,6 +158,9 @@ class RedisStore:
         self._commits.drop_writers(window.start)
         self._keep(moved)
         return True
+
+    def probe(self) -> None:
+        self._servers.write([script(scripts.PROBE, [self._keys.windows])])
 
     def window(self, start: int) -> Window | None:
         window = self._windows.get(start)
@@ -168,46 +178,43 @@ class RedisStore:
         markers = self._lanes.markers(window)
         return sum(marker.reports for marker in markers if marker is not None)
 
-    def known(self, start: int, meter_ids: Sequence[bytes]) -> Mapping[bytes, StoredReceipt]:
+    def known(
+        self,
+        start: int,
+        meter_ids: Sequence[bytes],
+        lane_of: Callable[[bytes], int] | None = None,
+    ) -> Mapping[bytes, StoredReceipt]:
         window = self._windows.get(start)
         if window is None or not meter_ids:
             return {}
-        found = self._lanes.known(window, meter_ids)
-        self._commits.confirm((start, lane) for lane in found)
+        found = self._lanes.known(window, meter_ids, lane_of)
+        if found and start not in self._joined and not window.phase.settled:
+            raise unavailable("this aggregator does not take part in the window yet")
         if not window.phase.settled:
             # They are acknowledged again, perhaps by another aggregator than the first time.
-            self._journal.add(
-                {
-                    (start, lane): {meter: held.digest for meter, held in of_lane.items()}
-                    for lane, of_lane in found.items()
-                }
-            )
+            again = {
+                (start, lane): {meter: held.digest for meter, held in of_lane.items()}
+                for lane, of_lane in found.items()
+            }
+            self._commits.confirm(self._journal.lacking(again))
+            self._journal.add(again)
         return {meter: held for of_lane in found.values() for meter, held in of_lane.items()}
 
     def commit(self, batches: Sequence[LaneBatch], accepted_at_ms: int) -> Sequence[Outcome]:
+        if self._replica.clock_differs:
+            raise unavailable("the clocks of the aggregators differ")
         return self._commits.commit(batches, accepted_at_ms)
 
     def record_equivocation(
         self, start: int, lane: int, meter_id: bytes, parameters_digest: bytes, entry: bytes
     ) -> None:
         window = self._windows.get(start)
-        if window is None or window.phase.settled:
-            return
-        first = self._lanes.entry_of(window, lane, meter_id)
-        if first is None:
-            return
-        key = self._keys.lane(start, lane).equivocations
-        both = first + parameters_digest + entry
-        self._servers.write([Call(key, ("HSETNX", key, meter_id, both))])
+        if window is not None and not window.phase.settled:
+            self._contradictions.record(window, lane, meter_id, parameters_digest + entry)
 
     def equivocations(self, start: int) -> Sequence[Equivocation]:
         window = self._windows.get(start)
-        if window is None:
-            return []
-        keys = [self._keys.lane(start, lane).equivocations for lane in range(window.lanes)]
-        answers = self._servers.read([Call(key, ("HGETALL", key)) for key in keys])
-        found = [pair for answer in answers for pair in answer.items()]
-        return [_equivocation(start, meter, both) for meter, both in sorted(found)]
+        return [] if window is None else self._contradictions.of(window)
 
     def seal(self, start: int) -> bool:
         window = self._windows.get(start)
@@ -299,25 +306,29 @@ class RedisStore:
 
     def follow(self) -> bool:
         self._clean()
-        led, leads = self._replica.leads, self._replica.lead()
+        leads = self._replica.lead()
         forgotten, starts = self._remote.forgotten(), self._remote.starts()
         self._forgotten = max(self._forgotten, forgotten)
         wanted = [s for s in starts - self._windows.keys() if s > self._forgotten]
-        wanted += [w.start for w in self.windows() if not w.phase.settled]
+        # One that was away may take reports yet where a failover forgot that all is settled.
+        late = self._clock.now() - MOST_SKEW_S
+        wanted += [w.start for w in self.windows() if not w.phase.settled or w.closes > late]
+        wanted += [w.start for w in self.windows() if w.phase is Phase.POISONED]
         for start, record in self._remote.records(wanted).items():
             if start in self._windows:
                 self._look_again(start, record)
             else:
                 self._adopt(start, None, record)
         self._drop([w for w in self.windows() if w.start <= forgotten and w.start not in starts])
-        if leads and not led:
+        if leads and not self._took_over:
             self._finish_moves()
+        self._took_over = leads
         return leads
 
     def _finish_moves(self) -> None:
         """Whoever led before may have stopped while a window came under other parameters."""
         for window in self.windows():
-            if window.phase is Phase.OPEN and not self._remote.align(window):
+            if window.phase is Phase.OPEN and not self._remote.take_over(window):
                 self._give_up(window.start, "a lane is gone")
 
     def _keep(self, window: Window) -> None:
@@ -344,7 +355,7 @@ class RedisStore:
                 held.pop(start, None)
             self._joined.discard(start)
             self._unclean.discard(start)
-            self._commits.forget(window)
+            self._commits.drop_writers(start)
             self._replica.forget(start)
 
     def _poison(self, start: int, why: str) -> Window:
@@ -373,6 +384,7 @@ class RedisStore:
         """Take part in a window, unless it is settled meanwhile."""
         if self._remote.join(start, self._replica.name):
             self._saw(start, {self._replica.name})
+            self._pins.put(self._windows[start])
             self._joined.add(start)
 
     def _saw(self, start: int, participants: Set[str]) -> None:
@@ -383,7 +395,11 @@ class RedisStore:
     def _look_again(self, start: int, record: Record | None) -> None:
         """Take over what others did to a window."""
         window = self._windows[start]
-        if window.phase.settled or (record is None and start <= self._forgotten):
+        if record is None and start <= self._forgotten:
+            return
+        if window.phase.settled:
+            if record is None or not record.window.phase.settled:
+                self._settle_again(window)
             return
         phase = phase_of(window, record)
         if record is None or phase is None or phase is Phase.POISONED:
@@ -402,6 +418,12 @@ class RedisStore:
         takes_part = start in self._joined or phase is Phase.SEALED
         if takes_part and not phase.settled and self._replica.name not in record.participants:
             self._join(start)
+
+    def _settle_again(self, window: Window) -> None:
+        """Redis has lost that a window is settled."""
+        why = self._pins.why(window.start)
+        self._remote.settle(window, (Phase.OPEN, Phase.SEALED), missing=True, why=why)
+        self._unclean.add(window.start)
 
     def _realign(self, window: Window) -> bool | None:
         self._look_again(window.start, self._remote.record(window.start))
@@ -426,7 +448,11 @@ class RedisStore:
         held = {start for start in self._remote.starts() if start > self._forgotten}
         starts = held | pinned.keys()
         for start, record in sorted(self._remote.records(starts).items()):
-            self._adopt(start, pinned.get(start), record)
+            pin = pinned.get(start)
+            if pin is not None and record is None and start <= self._forgotten:
+                self._windows[start] = pin  # ``follow`` drops it.
+            else:
+                self._adopt(start, pin, record)
 
     def _adopt(self, start: int, pin: Window | None, record: Record | None) -> None:
         """Take up a window that others, or an earlier run, have opened."""
@@ -436,7 +462,6 @@ class RedisStore:
             return
         window = replace(known, phase=phase)
         self._windows[start] = window
-        self._commits.doubt(known)
         if record is not None:
             self._sealed[start] = record.sealed
             self._saw(start, record.participants)
@@ -453,8 +478,8 @@ class RedisStore:
             self._pins.put(window)
         if window.phase.settled:
             self._keep(window)
-            if record is not None and record.window.phase is not window.phase:
-                self._remote.settle(window, (Phase.OPEN, Phase.SEALED))
+            if record is not None and not record.window.phase.settled:
+                self._settle_again(window)
             self._clean()
         elif pin is not None or window.phase is Phase.SEALED:
             self._join(window.start)
@@ -467,10 +492,3 @@ class RedisStore:
             return True
         sealed = self._sealed[window.start]
         return all(marker is not None and marker.sealed == sealed for marker in markers)
-
-
-def _equivocation(start: int, meter_id: bytes, both: bytes) -> Equivocation:
-    if len(both) != 2 * ENTRY_BYTES + DIGEST_BYTES:
-        raise corrupt()
-    first, rest = both[:ENTRY_BYTES], both[ENTRY_BYTES:]
-    return Equivocation(start, meter_id, first, rest[:DIGEST_BYTES], rest[DIGEST_BYTES:])

@@ -119,23 +119,32 @@ class Windows:
         ]
         return self.mark(window, others) if others else True
 
+    def take_over(self, window: Window) -> bool:
+        """As :meth:`align`, after which no move that was begun before can end."""
+        self._fence(window.start)
+        return self.align(window)
+
     def move(self, before: Window, window: Window) -> bool:
         """Put a window without reports under other facts; whether it has none."""
+        word, epoch = self._fence(window.start)
+        if word != b"done":
+            return False
         markers = self._lanes.markers(before)
         if any(marker is None or marker.reports or marker.sealed for marker in markers):
             return False
         if not self.mark(window, range(window.lanes)):
             return False
         key = self._keys.window(window.start)
-        answer = self._servers.write(
-            [script(scripts.MOVE_WINDOW, [key], encode_facts(window), _OPEN, encode_facts(before))]
-        )
+        facts = encode_facts(window), _OPEN, encode_facts(before)
+        answer = self._servers.write([script(scripts.MOVE_WINDOW, [key], *facts, epoch)])
+        if answer[0][0] != b"done":
+            return False
         spare = [
             self._keys.lane(window.start, lane).lane for lane in range(window.lanes, before.lanes)
         ]
         if spare:
             self._servers.write([Call(key, ("UNLINK", key)) for key in spare])
-        return bool(answer[0][0] == b"done")
+        return True
 
     def seal(self, window: Window, writers: Sequence[LaneWriter]) -> int | None:
         """Seal all lanes under a new fencing epoch, then the window.
@@ -144,10 +153,9 @@ class Windows:
             The epoch; 0 if somebody else has sealed it or is about to; None if it is not whole.
         """
         key = self._keys.window(window.start)
-        ((word, *rest),) = self._servers.write([script(scripts.FENCE, [key], _OPEN)])
+        word, epoch = self._fence(window.start)
         if word != b"done":
             return None if word == b"lost" else 0
-        epoch = rest[0].decode()
         of_lane = {writer.lane: writer.acknowledged for writer in writers}
         calls = []
         for lane in range(window.lanes):
@@ -163,6 +171,12 @@ class Windows:
         if word == b"done":
             return int(epoch)
         return None if word == b"lost" else 0
+
+    def _fence(self, start: int) -> tuple[bytes, str]:
+        """Draw the next fencing epoch of an open window; '' if there is none."""
+        call = script(scripts.FENCE, [self._keys.window(start)], _OPEN)
+        ((word, *rest),) = self._servers.write([call])
+        return word, rest[0].decode() if word == b"done" else ""
 
     def settle(
         self, window: Window, before: Iterable[Phase], *, missing: bool = False, why: str = ""

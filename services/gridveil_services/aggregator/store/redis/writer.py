@@ -60,7 +60,7 @@ class LaneWriter:
             str(self.sequence),
             step.taken[0].parameters_digest,
             encode_partial(self.window.start, self.lane, *self._next),
-            *values,
+            values,
         )
 
     def stored(self) -> None:
@@ -74,16 +74,15 @@ class LaneWriter:
         """Nobody knows whether the last call was, or will be, carried out."""
         self.name, self.sequence, self.count, self.total = _new_name(), 0, 0, None
 
-    def _values(
-        self, reports: Sequence[StoredReport], step: Step
-    ) -> tuple[list[int], list[str | bytes]]:
-        """The buckets that receipts go to, and three values for each report."""
+    def _values(self, reports: Sequence[StoredReport], step: Step) -> tuple[list[int], bytes]:
+        """The buckets that receipts go to, and the reports as the script takes them apart."""
         split = buckets(self.window)
         places: dict[int, int] = {}
-        values: list[str | bytes] = []
+        values: list[bytes] = []
         for report in reports:
             # The first three keys are others, and Lua counts from 1.
             place = places.setdefault(bucket_of(report.meter_id, split), len(places) + 4)
             receipt = encode_receipt(*step.receipts[report.meter_id])
-            values += (str(place), receipt, encode_element(self.window.start, self.lane, report))
-        return list(places), values
+            element = encode_element(self.window.start, self.lane, report)
+            values += (place.to_bytes(2, "big"), receipt, element)
+        return list(places), b"".join(values)

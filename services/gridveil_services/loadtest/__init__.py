@@ -1,0 +1,1 @@
+"""A city for a load test, made and run on this machine."""
