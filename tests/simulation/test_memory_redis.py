@@ -24,12 +24,13 @@ def _eval(text: str, keys: list[str], *values: Argument) -> tuple[Argument, ...]
 
 def _commit(source: random.Random) -> tuple[Argument, ...]:
     number = source.randrange(4)
-    reports: list[Argument] = []
+    reports = b""
     for meter in source.sample(range(8), source.randint(1, 3)):
-        reports += [str(4 + meter % 2), b"r" * 40, bytes([meter]) * 16 + b"entry"]
+        key = (4 + meter % 2).to_bytes(2, "big")
+        reports += key + b"r" * 40 + (bytes([meter]) * 16 + b"entry").ljust(204, b"\0")
     writer, last = source.choice(["a", "b"]), str(number)
     fixed = (writer, str(number + 1), last, b"p", source.choice([b"sum", b"\x00\xff"]))
-    return _eval(scripts.COMMIT, _KEYS, *fixed, *reports)
+    return _eval(scripts.COMMIT, _KEYS, *fixed, reports)
 
 
 def commands(source: random.Random) -> tuple[Argument, ...]:

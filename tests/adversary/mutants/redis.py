@@ -64,12 +64,4 @@ REDIS_MUTANTS: dict[str, Mutant] = {
         _LOST,
         _VIOLATION,
     ),
-    "a leader poisons what another has released": mutant(
-        f"{_REDIS}/store.py",
-        "return window if window.phase.settled else self._poison(start, why)",
-        "return self._poison(start, why)",
-        _FILE,
-        _CALLS,
-        _VIOLATION,
-    ),
 }

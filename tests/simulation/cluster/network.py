@@ -37,6 +37,14 @@ CALL_FAULTS = (
 """What may happen to one call, each as likely as the others."""
 
 
+_SOUND = [
+    *(b"appendonly", b"yes", b"appendfsync", b"always", b"no-appendfsync-on-rewrite", b"no"),
+    *(b"aof-load-truncated", b"no", b"maxmemory-policy", b"noeviction"),
+    *(b"min-replicas-to-write", b"9"),
+]
+"""What every server says of its settings."""
+
+
 @lru_cache(maxsize=1 << 16)
 def _slot(key: str) -> int:
     slot: int = key_slot(key.encode())
@@ -236,6 +244,19 @@ class SimulatedServers(Servers):
 
     def close(self) -> None:
         pass
+
+    def _write(
+        self, client: Any, calls: Sequence[Call], replicas: int
+    ) -> tuple[list[Any], Any, Any]:
+        """Not as a transaction: others may come between two scripts, as in a cluster."""
+        commands: list[Command] = [call.command for call in calls]
+        if not replicas:
+            return client.network.exchange(client.process, client.master, commands), _SOUND, 0
+        wait: Command = ("WAIT", replicas, WAIT_MS)
+        *answers, reached = client.network.exchange(
+            client.process, client.master, [*commands, wait]
+        )
+        return answers, _SOUND, reached
 
     def _by_server(self, calls: Sequence[Call]) -> list[tuple[Any, list[int]]]:
         places: dict[int, list[int]] = {}

@@ -197,7 +197,13 @@ class Process:
             on_sealed=lambda: self._soon("releaser"),
         )
         self.ingest = Ingest(city, self.store, committer, self.clock, self._on_gap)
-        sharing = Sharing(self.store, committer, self.clock, lambda: self._soon("releaser"))
+        sharing = Sharing(
+            self.store,
+            committer,
+            self.clock,
+            lambda: self._soon("releaser"),
+            self.follower.lead,
+        )
         self._works: dict[str, Callable[[], float]] = {
             "sharing": sharing.step,
             "follower": self.follower.step,

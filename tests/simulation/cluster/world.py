@@ -205,7 +205,11 @@ def _reproducible(world: World) -> Iterator[None]:
     """Have the aggregator's modules draw from the seed, and wait on the world's clock."""
     source = world.source
     stand_ins: dict[str, Any] = {
-        "time": SimpleNamespace(monotonic=lambda: world.now, time=lambda: world.now),
+        "time": SimpleNamespace(
+            monotonic=lambda: world.now,
+            time=lambda: world.now,
+            sleep=lambda seconds: world.scheduler.sleep(world.now + seconds),
+        ),
         "secrets": SimpleNamespace(
             token_hex=lambda n: source.randbytes(n).hex(), token_bytes=source.randbytes
         ),
