@@ -59,12 +59,17 @@ class TestSettings:
         with pytest.raises(StoreFailed):
             harness.store.commit([batch([3])], 79)
 
-    def test_nor_is_a_report_that_was_stored_before(self, harness: RedisHarness) -> None:
+    def test_nor_is_a_report_that_another_aggregator_stored_before(
+        self, harness: RedisHarness, tmp_path: Path
+    ) -> None:
+        other = RedisHarness(tmp_path / "other", fresh=False)
+        other.store.open_window(make_window())
         with (
             setting(one_server().client, "appendfsync", "everysec"),
             pytest.raises(StoreFailed, match="appendfsync is not always"),
         ):
-            harness.store.known(START, [meter_id(1)])
+            other.store.known(START, [meter_id(1)])
+        other.close()
 
     def test_a_start_afterwards_finds_the_reports_that_were_acknowledged(
         self, harness: RedisHarness

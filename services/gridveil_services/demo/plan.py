@@ -156,7 +156,7 @@ class DemoPlan:
             min_cohort=MIN_HONEST,
             refusals_per_day=MOST_REFUSALS_PER_DAY,
             development=True,
-            addresses=addresses,
+            addresses={service: addresses[service] for service in SERVICES},
             further_aggregators=tuple(addresses[n] for n in self.options.aggregators[1:]),
             redis_nodes=self.redis_nodes,
         )
