@@ -10,6 +10,7 @@ from tests.torture.kinds import (
     power_log,
     power_outbox,
     power_store,
+    simulated,
     syscalls_release,
     syscalls_store,
 )
@@ -25,4 +26,5 @@ KINDS: tuple[Kind, ...] = (
     syscalls_release.KIND,
     failovers.KIND,
     partitions.KIND,
+    simulated.KIND,
 )

@@ -77,6 +77,6 @@ KIND = Kind(
     " Every acknowledged report is in the sealed set, whose sum is that of just its meters, or the"
     " window is poisoned.",
     run,
-    {"short": 10, "long": 50},
+    {"short": 3, "long": 15},
     tool="redis-server",
 )

@@ -122,6 +122,6 @@ KIND = Kind(
     "The same, while links are cut in network namespaces: a master is cut off from everybody, or"
     " all servers from each other while both aggregators reach all of them.",
     run,
-    {"short": 5, "long": 30},
+    {"short": 3, "long": 9},
     tool="ip",
 )
