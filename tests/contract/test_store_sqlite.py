@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import apsw
@@ -229,3 +229,20 @@ def found(harness: SqliteHarness, parts: list[bytes]) -> int:
         for path in sorted(harness.path.parent.iterdir())
     )
     return sum(part in data for part in parts)
+
+
+def test_a_store_of_the_version_before_is_given_the_tables_it_lacks(tmp_path: Path) -> None:
+    harness = SqliteHarness(tmp_path)
+    harness.store.open_window(make_window())
+    harness.store.commit([batch([1])], 77)
+    harness.close()
+    with closing(apsw.Connection(str(harness.path))) as connection:
+        for table in ("acknowledgements", "replica", "poisoned", "participants"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.pragma("user_version", 1)
+    harness.reopen()
+    assert harness.store.count(START) == 1
+    assert harness.database is not None
+    assert harness.database.rows("SELECT count(*) FROM acknowledgements") == [(0,)]
+    assert harness.database.rows("PRAGMA user_version") == [(2,)]
+    harness.close()

@@ -18,7 +18,9 @@ from gridveil.protocol.errors import Reason, Unavailable
 from gridveil_services.aggregator.store.interface import StoreFailed
 
 APPLICATION_ID = 0x67726C76
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_OLDER_VERSIONS = frozenset({1})
+"""Whose tables are all there still, as they were; newer ones are added."""
 PAGE_BYTES = 4096
 CHECKPOINT_PAGES = 4_000
 _ROOM = 4
@@ -176,7 +178,9 @@ def _open_writer(path: Path, schema: str, max_bytes: int | None) -> apsw.Connect
 
 
 def _check_or_create(writer: apsw.Connection, schema: str) -> None:
-    if not writer.execute("SELECT count(*) FROM sqlite_schema").get:
+    is_new = not writer.execute("SELECT count(*) FROM sqlite_schema").get
+    kind = (writer.pragma("application_id"), writer.pragma("user_version"))
+    if is_new or (kind[0] == APPLICATION_ID and kind[1] in _OLDER_VERSIONS):
         writer.execute(
             f"BEGIN IMMEDIATE; {schema};"
             f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"

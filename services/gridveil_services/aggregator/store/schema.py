@@ -1,7 +1,7 @@
 """Tables of the SQLite store. Times of windows in Unix seconds."""
 
 SCHEMA = """
-CREATE TABLE windows (
+CREATE TABLE IF NOT EXISTS windows (
     start INTEGER PRIMARY KEY,
     "end" INTEGER NOT NULL,
     closes INTEGER NOT NULL,
@@ -16,7 +16,7 @@ CREATE TABLE windows (
 ) STRICT;
 
 -- While a window is open, what was added so far; afterwards the lane's sum.
-CREATE TABLE lanes (
+CREATE TABLE IF NOT EXISTS lanes (
     window INTEGER NOT NULL,
     lane INTEGER NOT NULL,
     count INTEGER NOT NULL,
@@ -27,7 +27,7 @@ CREATE TABLE lanes (
 
 -- Accepted reports in the order they came, a row for each batch of a lane: rows by meter would
 -- write a page of the file for almost every report. Deleted when the window is settled.
-CREATE TABLE journal (
+CREATE TABLE IF NOT EXISTS journal (
     number INTEGER PRIMARY KEY,
     window INTEGER NOT NULL,
     lane INTEGER NOT NULL,
@@ -35,10 +35,10 @@ CREATE TABLE journal (
     reports BLOB NOT NULL,
     checksum BLOB NOT NULL
 ) STRICT;
-CREATE INDEX journal_by_lane ON journal (window, lane);
+CREATE INDEX IF NOT EXISTS journal_by_lane ON journal (window, lane);
 
 -- Written when a window is sealed; before that, memory has them from the journal.
-CREATE TABLE receipts (
+CREATE TABLE IF NOT EXISTS receipts (
     window INTEGER NOT NULL,
     meter_id BLOB NOT NULL,
     digest BLOB NOT NULL,
@@ -46,7 +46,7 @@ CREATE TABLE receipts (
     PRIMARY KEY (window, meter_id)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE equivocations (
+CREATE TABLE IF NOT EXISTS equivocations (
     window INTEGER NOT NULL,
     meter_id BLOB NOT NULL,
     first BLOB NOT NULL,
@@ -57,7 +57,7 @@ CREATE TABLE equivocations (
 
 -- What this aggregator acknowledged, where several share a Redis: a row for each batch of a lane.
 -- Deleted when the window is settled. No index: it is read once a window, and written all the time.
-CREATE TABLE acknowledgements (
+CREATE TABLE IF NOT EXISTS acknowledgements (
     number INTEGER PRIMARY KEY,
     window INTEGER NOT NULL,
     lane INTEGER NOT NULL,
@@ -66,29 +66,29 @@ CREATE TABLE acknowledgements (
 ) STRICT;
 
 -- What this aggregator is called among those that share a Redis: one row.
-CREATE TABLE replica (
+CREATE TABLE IF NOT EXISTS replica (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     name TEXT NOT NULL
 ) STRICT;
 
 -- Why a window was poisoned, and which aggregators were seen to take part in it.
-CREATE TABLE poisoned (
+CREATE TABLE IF NOT EXISTS poisoned (
     window INTEGER PRIMARY KEY,
     why TEXT NOT NULL
 ) STRICT;
-CREATE TABLE participants (
+CREATE TABLE IF NOT EXISTS participants (
     window INTEGER NOT NULL,
     name TEXT NOT NULL,
     PRIMARY KEY (window, name)
 ) STRICT, WITHOUT ROWID;
 
 -- One row: no window that starts up to here is ever opened again.
-CREATE TABLE forgotten (
+CREATE TABLE IF NOT EXISTS forgotten (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     start INTEGER NOT NULL
 ) STRICT;
 
-CREATE TABLE parameters (
+CREATE TABLE IF NOT EXISTS parameters (
     number INTEGER PRIMARY KEY,
     digest BLOB NOT NULL UNIQUE,
     end_window INTEGER NOT NULL,
@@ -97,7 +97,7 @@ CREATE TABLE parameters (
 ) STRICT;
 
 -- One row: the newest version.
-CREATE TABLE roster (
+CREATE TABLE IF NOT EXISTS roster (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     city_id BLOB NOT NULL,
     version INTEGER NOT NULL,
@@ -108,7 +108,7 @@ CREATE TABLE roster (
 ) STRICT;
 
 -- In force from version since until before version until.
-CREATE TABLE members (
+CREATE TABLE IF NOT EXISTS members (
     meter_id BLOB NOT NULL,
     since INTEGER NOT NULL,
     until INTEGER,
