@@ -55,6 +55,8 @@ class History:
     """Digests of the released reports by meter."""
     sealed: int | None = None
     """Reports in its lanes when it was first seen to be sealed."""
+    torn: bool = False
+    """Clients hold receipts of two reports of one meter."""
     poisoned: bool = False
     seen: set[Phase] = field(default_factory=set)
     began: float = 0.0
@@ -96,15 +98,17 @@ class Oracle:
             return
         if answer.digest != sent.digest:
             self.violated(f"C3: a receipt of another report, window {start}")
-        held = history.acknowledged.get(meter)
-        if held is not None and held != answer.digest:
-            self.violated(f"C4: two different reports of meter {meter} in window {start} stand")
         lost = self.changed_since(history.began, LOSSES)
+        held = history.acknowledged.setdefault(meter, answer.digest)
+        if held != answer.digest:
+            # What was lost cannot contradict: both were told that they stand, so neither may.
+            history.torn = True
+            if not lost:
+                self.violated(f"C4: two different reports of meter {meter} in window {start} stand")
         at = history.first_at_ms.setdefault(meter, answer.accepted_at_ms)
         if at != answer.accepted_at_ms and not lost:
             self.violated(f"C3: another receipt for the same report, window {start}")
         self._check_time(process, sent, answer)
-        history.acknowledged[meter] = answer.digest
         if history.counted is not None and history.counted.get(meter) != answer.digest:
             self.violated(f"C1: acknowledged after the release, not counted: window {start}")
 
@@ -114,6 +118,8 @@ class Oracle:
         history = self.history(start)
         if history.counted is not None:
             self.violated(f"R1: window {start} released twice")
+        if history.torn:
+            self.violated(f"C1: released, though two reports of a meter stand: window {start}")
         window = process.store.window(start)
         if window is not None and window.phase is Phase.POISONED:
             self.violated(f"C13: window {start} released, though it is poisoned")
