@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Token
@@ -23,7 +24,9 @@ from gridveil.tracing.spans import Metadata, ServedSpan, Untraced
 from gridveil.tracing.traceparent import KEY, Caller, encode, parse
 
 EXPORT_S = 5.0
-"""For one attempt to send spans; closing waits no longer for what is left."""
+"""For sending a batch of spans, tried again meanwhile; then it is dropped."""
+CLOSE_S = 2.0
+"""For sending what is left at the end."""
 _UNTRACED_SERVICES = "/grpc.health."
 """Asked every few seconds, by people and probes."""
 
@@ -41,10 +44,10 @@ class OpenTelemetryTracer:
         # Not Resource.create: it adds what the environment and the process say.
         resource = Resource({"service.name": f"gridveil-{service}"})
         self._provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(
+        self._exporter = OTLPSpanExporter(
             endpoint=settings.address, insecure=not settings.secure, timeout=EXPORT_S
         )
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("gridveil")
 
     def serve(
@@ -82,8 +85,13 @@ class OpenTelemetryTracer:
             yield None
 
     def close(self) -> None:
+        # The provider itself would wait for half a minute.
+        cut = threading.Timer(CLOSE_S, self._exporter.shutdown)
+        cut.daemon = True
+        cut.start()
         with suppress(Exception):  # no trace is worth an orderly end
             self._provider.shutdown()
+        cut.cancel()
 
     def _begin(self, method: str, kind: SpanKind, parent: Context | None = None) -> Span:
         attributes = {"rpc.system": "grpc", "rpc.method": method}

@@ -25,6 +25,7 @@ def parse(metadata: Iterable[tuple[str, str | bytes]]) -> Caller | None:
     """What the metadata of a call says; None unless it is said once, and exactly in form.
 
     It is untrusted, and no more than a hint: a caller that sends nonsense is served all the same.
+    Of several that come in over gRPC its library hands on the last alone.
     """
     values = [value for key, value in metadata if key == KEY]
     if len(values) != 1 or not isinstance(values[0], str):
