@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,20 @@ from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.tracing.settings import TracingSection, TracingSettings
 from gridveil.tracing.spans import make_tracer
 from gridveil.tracing.traceparent import Caller, encode, parse
+from gridveil_services.aggregator.config import AggregatorConfig
+from gridveil_services.bootstrap.city import CityOptions, create_city
+from gridveil_services.bootstrap.layout import CityPaths
+from gridveil_services.keyholder.config import KeyHolderConfig
+from gridveil_services.totals.config import TotalsConfig
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 GOOD = f"00-{TRACE}-{SPAN}-01"
 
+CONFIGS: dict[str, Callable[[Path], AggregatorConfig | KeyHolderConfig | TotalsConfig]] = {
+    "aggregator": AggregatorConfig.load,
+    "keyholder": KeyHolderConfig.load,
+    "totals": TotalsConfig.load,
+}
 PROFILE = f"""
 city_id = "{"0f" * 16}"
 identity_key = "{"1f" * 32}"
@@ -112,6 +123,29 @@ def test_a_profile_may_have_the_section_with_known_keys_only(tmp_path: Path) -> 
     path.write_text(f"{PROFILE}{section}ratio = 0.5\n")
     with pytest.raises(MalformedInput, match="ratio"):
         Profile.load(path)
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> CityPaths:
+    return create_city(tmp_path_factory.mktemp("tracing") / "city", CityOptions(development=True))
+
+
+@pytest.mark.parametrize("role", CONFIGS)
+def test_a_service_may_have_the_section_with_known_keys_only(
+    city: CityPaths, tmp_path: Path, role: str
+) -> None:
+    text, path = city.config(role).read_text(), tmp_path / f"{role}.toml"
+    section = '\n[tracing]\nendpoint = "https://collector:4317"\n'
+    found = []
+    for tracing in ("", section, f"{section}sample = 0\n"):
+        path.write_text(text + tracing)
+        found.append(CONFIGS[role](path).tracing)
+    assert found == [None, *(TracingSettings("collector:4317", True, s) for s in (1.0, 0.0))]
+    for wrong in ("[tracing]", f"{section}headers = 1", f"{section}sample = 2"):
+        path.write_text(f"{text}\n{wrong}\n")
+        with pytest.raises(MalformedInput) as refused:
+            CONFIGS[role](path)
+        assert refused.value.reason is Reason.CONFIG_INVALID
 
 
 def loaded(line: str) -> set[str]:
