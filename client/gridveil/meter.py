@@ -33,6 +33,7 @@ from gridveil.protocol.report import Report
 from gridveil.reporting import ReportBuilder
 from gridveil.submission import Steps, Submitter
 from gridveil.submission_calls import async_caller, blocking_caller, run_steps, run_steps_async
+from gridveil.tracing.spans import make_tracer
 from gridveil.transport import connect, connect_async
 
 __all__ = ["AsyncMeter", "Meter", "MeterKeys", "ReportStatus", "State"]
@@ -69,6 +70,7 @@ class _MeterBase:
         self._outbox = outbox
         self._clock = clock
         self._closed = False
+        self._tracer = make_tracer(profile.tracing, "meter")
         self._builder = lru_cache(maxsize=4)(partial(ReportBuilder, keys=keys))
         self._submitter = Submitter(profile, outbox, clock, self._build, draw=draw)
 
@@ -154,7 +156,7 @@ class Meter(_MeterBase):
     ) -> None:
         super().__init__(profile, keys, outbox, clock, draw)
         self._channel = connect(self._address, _ROLE, profile.city_id, profile.tls)
-        self._call = blocking_caller(self._channel)
+        self._call = blocking_caller(self._channel, self._tracer)
         self._sending = threading.Lock()
         self._changed = threading.Condition()
         self._recorded = 0
@@ -178,6 +180,7 @@ class Meter(_MeterBase):
         self._channel.close()
         with self._sending:
             self._outbox.close()
+        self._tracer.close()
 
     def record(
         self, window_start: int, values: Mapping[str, int] | None = None, **registers: int
@@ -250,7 +253,7 @@ class AsyncMeter(_MeterBase):
     ) -> None:
         super().__init__(profile, keys, outbox, clock, draw)
         self._channel = connect_async(self._address, _ROLE, profile.city_id, profile.tls)
-        self._call = async_caller(self._channel)
+        self._call = async_caller(self._channel, self._tracer)
         self._sending = asyncio.Lock()
         self._recorded = asyncio.Event()
 
@@ -272,6 +275,7 @@ class AsyncMeter(_MeterBase):
         await self._channel.close()
         async with self._sending:
             await asyncio.to_thread(self._outbox.close)
+        await asyncio.to_thread(self._tracer.close)
 
     async def record(
         self, window_start: int, values: Mapping[str, int] | None = None, **registers: int

@@ -11,6 +11,7 @@ from gridveil.protocol.checkpoint import NO_WITNESSES, WitnessPolicy
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES, KEY_BYTES
 from gridveil.protocol.note import NoteKey
+from gridveil.tracing.settings import TracingSection, TracingSettings
 
 
 class EndpointSection(Section, frozen=True, kw_only=True):
@@ -37,6 +38,7 @@ class ProfileFile(ConfigFile, frozen=True, kw_only=True):
     keyholder: EndpointSection | None = None
     totals: EndpointSection | None = None
     log: LogSection = LogSection()
+    tracing: TracingSection | None = None
     tls: TlsFiles
 
 
@@ -82,6 +84,8 @@ class Profile:
     """Address by role: ``aggregator``, ``keyholder``, ``totals``."""
     tls: Tls
     log: LogTrust = LogTrust()
+    tracing: TracingSettings | None = None
+    """Where the meter's calls are traced, if anywhere."""
 
     def endpoint(self, role: str) -> str:
         """The address of a service, or CONFIG_INVALID if the profile has none."""
@@ -105,6 +109,7 @@ class Profile:
             {role: section.address for role, section in sections.items() if section},
             Tls.beside(file.tls, path.parent),
             LogTrust.beside(file.log, path.parent),
+            TracingSettings.of(file.tracing),
         )
 
 

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import grpc
 
 from gridveil.protocol.errors import GridveilError, Reason, Unavailable
-from gridveil.protocol.v1 import aggregator_pb2_grpc
+from gridveil.protocol.v1 import aggregator_pb2, aggregator_pb2_grpc
 from gridveil.submission import Call, Steps
+from gridveil.tracing.spans import Tracer, Untraced
 from gridveil.transport import from_rpc_error
 
 T = TypeVar("T")
@@ -18,33 +19,43 @@ Caller = Callable[[Call], Any]
 """Makes a call and returns its reply, or raises a GridveilError."""
 AsyncCaller = Callable[[Call], Awaitable[Any]]
 
+_SERVICE = f"{aggregator_pb2.DESCRIPTOR.services_by_name['Aggregator'].full_name}/"
 
-def blocking_caller(channel: grpc.Channel) -> Caller:
-    """Calls to the aggregator at the other end of the channel."""
+
+def blocking_caller(channel: grpc.Channel, tracer: Tracer | None = None) -> Caller:
+    """Calls to the aggregator at the other end of the channel, each of them traced."""
+    traced = tracer or Untraced()
     stub = aggregator_pb2_grpc.AggregatorStub(channel)
 
     def make(call: Call) -> Any:
-        try:
-            return getattr(stub, call.method)(call.request, timeout=call.timeout_s)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
-        except ValueError:
-            raise _closed() from None
+        with traced.call(_SERVICE + call.method) as metadata:
+            try:
+                return getattr(stub, call.method)(
+                    call.request, timeout=call.timeout_s, metadata=metadata
+                )
+            except grpc.RpcError as error:
+                raise from_rpc_error(error) from None
+            except ValueError:
+                raise _closed() from None
 
     return make
 
 
-def async_caller(channel: grpc.aio.Channel) -> AsyncCaller:
-    """Calls to the aggregator at the other end of the channel."""
+def async_caller(channel: grpc.aio.Channel, tracer: Tracer | None = None) -> AsyncCaller:
+    """Calls to the aggregator at the other end of the channel, each of them traced."""
+    traced = tracer or Untraced()
     stub = aggregator_pb2_grpc.AggregatorStub(channel)
 
     async def make(call: Call) -> Any:
-        try:
-            return await getattr(stub, call.method)(call.request, timeout=call.timeout_s)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
-        except grpc.aio.UsageError:
-            raise _closed() from None
+        with traced.call(_SERVICE + call.method) as metadata:
+            try:
+                return await getattr(stub, call.method)(
+                    call.request, timeout=call.timeout_s, metadata=metadata
+                )
+            except grpc.RpcError as error:
+                raise from_rpc_error(error) from None
+            except grpc.aio.UsageError:
+                raise _closed() from None
 
     return make
 

@@ -26,6 +26,7 @@ from gridveil.protocol.city import CityParameters
 from gridveil.protocol.refusal_lock import MOST_REFUSALS_PER_DAY
 from gridveil.protocol.roster import RosterVersion, roster_digest
 from gridveil.protocol.v1 import aggregator_pb2, aggregator_pb2_grpc, report_pb2
+from gridveil.tracing.settings import TracingSettings
 from gridveil.transport import connect, from_rpc_error
 from gridveil_services.aggregator.city import City, Roster, SignedParameters
 from gridveil_services.aggregator.committer import Committer
@@ -154,6 +155,7 @@ class LocalCity:
         start: float = WINDOW - 10.0,
         redis: RedisConfig | None = None,
         metrics: Address | None = None,
+        tracing: TracingSettings | None = None,
         **options: Any,
     ) -> Iterator[Self]:
         """A city whose meters are enrolled from the window after ``start`` on."""
@@ -163,8 +165,10 @@ class LocalCity:
         made = replace(usual, **options)
         paths = create_city(folder / "city", replace(made, addresses=spare_addresses()))
         city = cls(paths, make_members(meters), start)
-        city.aggregator_config = replace(city.aggregator_config, redis=redis, metrics=metrics)
-        city.keyholder_config = replace(city.keyholder_config, metrics=metrics)
+        city.aggregator_config = replace(
+            city.aggregator_config, redis=redis, metrics=metrics, tracing=tracing
+        )
+        city.keyholder_config = replace(city.keyholder_config, metrics=metrics, tracing=tracing)
         try:
             city.start_keyholder()
             if meters:

@@ -24,6 +24,8 @@ NOISE = ("opendp",)
 REDIS = ("redis", "gridveil_services.aggregator.store.redis")
 # Where no metrics are served, nothing counts.
 COUNTING = ("prometheus_client",)
+# Where no traces are sent, nothing traces.
+TRACING = ("opentelemetry", "gridveil.tracing.otel")
 KEYHOLDER = ("gridveil_services.keyholder",)
 TOTALS = ("gridveil_services.totals",)
 
@@ -34,6 +36,7 @@ ABSENT: dict[str, tuple[str, ...]] = {
         *NOISE,
         *REDIS,
         *COUNTING,
+        *TRACING,
         *KEYHOLDER,
         *TOTALS,
     ),
@@ -42,12 +45,14 @@ ABSENT: dict[str, tuple[str, ...]] = {
         *DECODING,
         *NOISE,
         *COUNTING,
+        *TRACING,
         *KEYHOLDER,
         *AGGREGATOR,
     ),
-    "gridveil_services.keyholder.serve": (*NOISE, *COUNTING, *AGGREGATOR),
-    "gridveil.operator": (*HOMOMORPHIC, *DECODING, *NOISE),
-    "gridveil.cli": (*HOMOMORPHIC, *DECODING, *NOISE),
+    "gridveil_services.keyholder.serve": (*NOISE, *COUNTING, *TRACING, *AGGREGATOR),
+    "gridveil.meter": (*NOISE, *TRACING),
+    "gridveil.operator": (*HOMOMORPHIC, *DECODING, *NOISE, *TRACING),
+    "gridveil.cli": (*HOMOMORPHIC, *DECODING, *NOISE, *TRACING),
 }
 
 
@@ -117,6 +122,8 @@ def test_contracts_hold() -> None:
         ("services/gridveil_services/aggregator/store", "from redis import Redis", "redis"),
         ("services/gridveil_services/rpc", "import prometheus_client", "metrics"),
         ("services/gridveil_services/keyholder", "import prometheus_client", "metrics"),
+        ("services/gridveil_services/rpc", "from opentelemetry import trace", "tracing"),
+        ("client/gridveil/tracing", "import opentelemetry", "tracing"),
         ("client/gridveil/protocol", "import opendp", "protocol"),
         ("client/gridveil/protocol", "import grpc", "protocol"),
         ("client/gridveil/protocol", "import gridveil.cli", "protocol"),

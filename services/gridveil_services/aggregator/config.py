@@ -10,6 +10,7 @@ from gridveil.config import ConfigFile, Section, TlsFiles, hex_bytes, load
 from gridveil.profile import Tls
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES, KEY_BYTES
+from gridveil.tracing.settings import TracingSection, TracingSettings
 from gridveil_services.metrics.config import Address, MetricsSection, address_of
 
 DEFAULT_RETENTION_S = 86_400
@@ -48,6 +49,7 @@ class AggregatorFile(ConfigFile, frozen=True, kw_only=True):
     keyholder: KeyHolderSection
     redis: RedisSection | None = None
     metrics: MetricsSection | None = None
+    tracing: TracingSection | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ class AggregatorConfig:
     redis: RedisConfig | None = None
     metrics: Address | None = None
     """Where metrics are served, if anywhere."""
+    tracing: TracingSettings | None = None
+    """Where traces are sent, if anywhere."""
 
     @classmethod
     def load(cls, path: Path) -> AggregatorConfig:
@@ -137,6 +141,7 @@ class AggregatorConfig:
             file.keyholder.address,
             None if file.redis is None else RedisConfig.beside(file.redis, folder),
             address_of(file.metrics),
+            TracingSettings.of(file.tracing),
         )
 
 

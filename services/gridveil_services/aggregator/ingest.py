@@ -6,7 +6,8 @@ calls found acceptable meets in the committer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from gridveil.clock import Clock
@@ -19,6 +20,7 @@ from gridveil.protocol.release import Entry
 from gridveil.protocol.report import Report, parse_report
 from gridveil.protocol.v1 import report_pb2
 from gridveil.protocol.windows import lane_of
+from gridveil.tracing.spans import Tracer, Untraced
 from gridveil_services.aggregator import rules
 from gridveil_services.aggregator.city import City
 from gridveil_services.aggregator.committer import Committer
@@ -70,9 +72,11 @@ class Ingest:
         clock: Clock,
         on_gap: Callable[[], None] = lambda: None,
         observer: IngestObserver | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """``on_gap`` is called when a report shows that parameters or a roster may be missing."""
         self._observer = observer or Unobserved()
+        self._tracer = tracer or Untraced()
         self._city = city
         self._store = store
         self._committer = committer
@@ -94,17 +98,23 @@ class Ingest:
             Unavailable: STORE_FULL or STORE_UNAVAILABLE; some of the reports may be stored.
         """
         try:
-            answers = self._submit(messages, one_window)
+            with self._tracer.span("ingest", len(messages)):
+                answers = self._submit(messages, one_window)
         except GridveilError as refusal:
             self._observer.refused(refusal.reason, len(messages))
             raise
         self._observer.answered(answers)
         return answers
 
+    @contextmanager
+    def _stage(self, stage: Stage) -> Iterator[None]:
+        with self._observer.stage(stage), self._tracer.step(stage):
+            yield
+
     def _submit(self, messages: Sequence[report_pb2.Report], one_window: bool) -> list[Answer]:
         answers: Answers = {}
         with self._committer.place(len(messages)):
-            with self._observer.stage(Stage.PARSE):
+            with self._stage(Stage.PARSE):
                 scopes = _by_scope(messages, answers)
             if one_window and len(scopes) > 1:
                 raise MalformedInput(Reason.BATCH_MIXED, "a batch is of one window and one epoch")
@@ -129,7 +139,7 @@ class Ingest:
             self._on_gap()
             answers.update((place, refusal) for place, _ in reports)
             return
-        with self._observer.stage(Stage.VERIFY):
+        with self._stage(Stage.VERIFY):
             left = self._authentic(reports, version, answers)
         while left:
             left = self._round(parameters, window_start, left, answers)
@@ -173,7 +183,7 @@ class Ingest:
         That is a further report of the same meter, or one beside which, in the same lane, another
         call stored first, or whose window has come under other parameters meanwhile.
         """
-        with self._observer.stage(Stage.KNOWN):
+        with self._stage(Stage.KNOWN):
             fresh = self._answer_known(parameters, window_start, reports, answers)
         if not fresh:
             return []
@@ -249,19 +259,24 @@ class Ingest:
             lane = lane_of(epoch_id, window.start, report.stored.meter_id, window.lanes)
             lanes.setdefault(lane, []).append(report)
         batches, added = [], []
-        with self._observer.stage(Stage.SUM):
+        with self._stage(Stage.SUM):
             for lane, members in lanes.items():
                 canonical, total = _sum(members, crypto, window.slots, answers)
                 if total is not None:
                     stored = [report.stored for report in canonical]
                     batches.append(LaneBatch(window.start, lane, stored, total, parameters.digest))
                     added.append(canonical)
-        outcomes = self._committer.commit(batches) if batches else []
+        outcomes = self._commit(batches) if batches else []
         return [
             report
             for members, outcome in zip(added, outcomes, strict=True)
             for report in _answer_lane(members, outcome, answers)
         ]
+
+    def _commit(self, batches: Sequence[LaneBatch]) -> Sequence[Outcome]:
+        reports = sum(len(batch.reports) for batch in batches)
+        with self._tracer.span("commit", reports):
+            return self._committer.commit(batches)
 
 
 def _by_scope(

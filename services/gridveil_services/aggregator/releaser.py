@@ -10,6 +10,7 @@ import structlog
 from gridveil.clock import Clock
 from gridveil.protocol.errors import GridveilError, IntegrityLost, Reason, Unavailable
 from gridveil.protocol.windows import EXPIRY_S
+from gridveil.tracing.spans import Tracer, Untraced
 from gridveil_services.aggregator.committer import Committer
 from gridveil_services.aggregator.observer import IngestObserver, Unobserved
 from gridveil_services.aggregator.periodic import retry_delay_s
@@ -53,9 +54,11 @@ class Releaser:
         city_id: bytes,
         on_settled: Callable[[], None] = lambda: None,
         observer: IngestObserver | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """``on_settled`` is called after the key-holder settled a window, either way."""
         self._observer = observer or Unobserved()
+        self._tracer = tracer or Untraced()
         self._on_settled = on_settled
         self._store = store
         self._committer = committer
@@ -109,7 +112,8 @@ class Releaser:
         if not release.lanes:
             return Phase.EMPTY
         try:
-            self._send(release)
+            with self._tracer.span("release", release.header.count):
+                self._send(release)
         except GridveilError as error:
             phase = verdict(error, window, self._clock.now())
             _log.warning("not released", window=window.start, reason=error.reason)

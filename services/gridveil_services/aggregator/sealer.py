@@ -8,6 +8,7 @@ import structlog
 
 from gridveil.clock import Clock
 from gridveil.protocol.layout import sha256
+from gridveil.tracing.spans import Tracer, Untraced
 from gridveil_services.aggregator.city import City
 from gridveil_services.aggregator.committer import Committer
 from gridveil_services.aggregator.store.interface import Documents, Phase, Store, Window
@@ -38,7 +39,9 @@ class Sealer:
         clock: Clock,
         retention_s: int,
         on_sealed: Callable[[], None] = lambda: None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer or Untraced()
         self._city = city
         self._store = store
         self._documents = documents
@@ -60,7 +63,9 @@ class Sealer:
         return min(LONGEST_INTERVAL_S, max(SHORTEST_INTERVAL_S, self._clock.real(INTERVAL_S)))
 
     def _seal(self, start: int) -> None:
-        if self._committer.run(lambda: self._store.seal(start)):
+        with self._tracer.span("seal"):
+            sealed = self._committer.run(lambda: self._store.seal(start))
+        if sealed:
             _log.info("sealed", window=start, count=self._store.count(start))
             self._on_sealed()
 

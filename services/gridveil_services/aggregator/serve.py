@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 import structlog
 
 from gridveil.clock import Clock
+from gridveil.tracing.spans import Tracer, make_tracer
 from gridveil_services.aggregator.committer import Committer
 from gridveil_services.aggregator.config import AggregatorConfig
 from gridveil_services.aggregator.follower import Follower, load_city
@@ -68,6 +69,8 @@ class Aggregator:
             NotAuthentic: KEY_NOT_PINNED if it was made for another city or key-holder.
         """
         with ExitStack() as opened:
+            tracer = make_tracer(config.tracing, Role.AGGREGATOR)
+            opened.callback(tracer.close)
             database = Database(
                 config.state / STORE_FILE,
                 SCHEMA,
@@ -81,15 +84,16 @@ class Aggregator:
             metrics = _metrics(config)
             self.committer = opened.enter_context(Committer(self.store, clock, observer=metrics))
             self._keyholder = KeyHolderClient(
-                config.keyholder, config.city_id, config.identity_key, config.tls
+                config.keyholder, config.city_id, config.identity_key, config.tls, tracer
             )
             opened.callback(self._keyholder.close)
-            self._make_background(config, clock, metrics)
+            self._make_background(config, clock, metrics, tracer)
             self.ingest = Ingest(
-                self.city, self.store, self.committer, clock, self._on_gap, metrics
+                self.city, self.store, self.committer, clock, self._on_gap, metrics, tracer
             )
             service = AggregatorService(self.city, self.store, self.ingest, clock)
-            self.server = Server([binding(service)], _options(config, shared=shared), metrics)
+            options = _options(config, shared=shared)
+            self.server = Server([binding(service)], options, metrics, tracer)
             self.server.readiness.require("parameters", lambda: self.follower.ready)
             self.server.readiness.require("store", StoreReadiness(self.store, self.committer))
             self.metrics_url = self._serve_metrics(config, metrics, clock, opened)
@@ -112,7 +116,11 @@ class Aggregator:
         return opened.enter_context(MetricsServer(config.metrics, metrics.registry)).url
 
     def _make_background(
-        self, config: AggregatorConfig, clock: Clock, observer: IngestObserver | None
+        self,
+        config: AggregatorConfig,
+        clock: Clock,
+        observer: IngestObserver | None,
+        tracer: Tracer,
     ) -> None:
         store, committer = self.store, self.committer
         self.follower = Follower(
@@ -126,7 +134,14 @@ class Aggregator:
             on_change=self._tell_health,
         )
         self.releaser = Releaser(
-            store, committer, self._keyholder, clock, config.city_id, self._on_settled, observer
+            store,
+            committer,
+            self._keyholder,
+            clock,
+            config.city_id,
+            self._on_settled,
+            observer,
+            tracer,
         )
         self._releasing = Periodic("releaser", self.releaser.step)
         self.sealer = Sealer(
@@ -137,6 +152,7 @@ class Aggregator:
             clock=clock,
             retention_s=config.retention_s,
             on_sealed=self._releasing.wake,
+            tracer=tracer,
         )
         self.forerunner = Forerunner(store, self._keyholder, clock)
         self._running_ahead = Periodic("forerunner", self.forerunner.step)

@@ -14,6 +14,7 @@ from gridveil.protocol.errors import MalformedInput, Reason, Unavailable
 from gridveil.protocol.layout import ID_BYTES
 from gridveil.protocol.roster import Member, RosterVersion, open_roster_version, parse_members
 from gridveil.protocol.v1 import aggregator_pb2, keyholder_pb2, keyholder_pb2_grpc
+from gridveil.tracing.spans import Tracer, Untraced
 from gridveil.transport import connect, from_rpc_error
 from gridveil_services.aggregator.city import SignedParameters
 
@@ -21,6 +22,8 @@ CALL_S = 10.0
 ROSTER_S = 120.0
 RELEASE_S = 900.0
 """A million reports take the key-holder some minutes."""
+
+_SERVICE = keyholder_pb2.DESCRIPTOR.services_by_name["KeyHolder"].full_name
 
 
 class RosterChange(NamedTuple):
@@ -38,7 +41,15 @@ class KeyHolderClient:
     All methods raise ``GridveilError``: what the key-holder answered, or Unavailable.
     """
 
-    def __init__(self, address: str, city_id: bytes, identity_key: bytes, tls: Tls) -> None:
+    def __init__(
+        self,
+        address: str,
+        city_id: bytes,
+        identity_key: bytes,
+        tls: Tls,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self._tracer = tracer or Untraced()
         self._city_id = city_id
         self._identity_key = identity_key
         self._channel = connect(address, "keyholder", city_id, tls)
@@ -81,8 +92,10 @@ class KeyHolderClient:
             roster_version=roster_version,
             entries=entries,
         )
-        with _typed_errors():
-            held: int = self._keyholder.PrecheckEntries(request, timeout=CALL_S).held
+        with self._tracer.call(f"{_SERVICE}/PrecheckEntries") as metadata, _typed_errors():
+            held: int = self._keyholder.PrecheckEntries(
+                request, timeout=CALL_S, metadata=metadata
+            ).held
         return held
 
     def progress(self, window_start: int, release_digest: bytes) -> int | None:
@@ -90,14 +103,16 @@ class KeyHolderClient:
         request = keyholder_pb2.GetReleaseProgressRequest(
             window_start=window_start, release_digest=release_digest
         )
-        with _typed_errors():
-            answer = self._keyholder.GetReleaseProgress(request, timeout=CALL_S)
+        with self._tracer.call(f"{_SERVICE}/GetReleaseProgress") as metadata, _typed_errors():
+            answer = self._keyholder.GetReleaseProgress(request, timeout=CALL_S, metadata=metadata)
         return None if answer.complete else answer.entry_bytes
 
     def release(self, messages: Iterator[keyholder_pb2.ReleaseMessage]) -> bytes:
         """The digest of the release that settled the window."""
-        with _typed_errors():
-            digest: bytes = self._keyholder.Release(messages, timeout=RELEASE_S).release_digest
+        with self._tracer.call(f"{_SERVICE}/Release") as metadata, _typed_errors():
+            digest: bytes = self._keyholder.Release(
+                messages, timeout=RELEASE_S, metadata=metadata
+            ).release_digest
         return digest
 
     def close(self) -> None:

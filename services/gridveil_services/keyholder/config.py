@@ -14,6 +14,7 @@ from gridveil.protocol.layout import ID_BYTES
 from gridveil.protocol.noise import Mechanism, Noise, NoisePolicy, loss_ppm
 from gridveil.protocol.note import NoteKey
 from gridveil.protocol.refusal_lock import check_refusals_per_day
+from gridveil.tracing.settings import TracingSection, TracingSettings
 from gridveil_services.keyholder.witnesses import NO_WITNESSES, WitnessEndpoint, WitnessSettings
 from gridveil_services.metrics.config import Address, MetricsSection, address_of
 
@@ -91,6 +92,7 @@ class KeyHolderFile(ConfigFile, frozen=True, kw_only=True):
     policy: PolicySection
     witnesses: WitnessesSection | None = None
     metrics: MetricsSection | None = None
+    tracing: TracingSection | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class KeyHolderConfig:
     witnesses: WitnessSettings = NO_WITNESSES
     metrics: Address | None = None
     """Where metrics are served, if anywhere."""
+    tracing: TracingSettings | None = None
+    """Where traces are sent, if anywhere."""
 
     @property
     def city_id(self) -> bytes:
@@ -138,6 +142,7 @@ class KeyHolderConfig:
             folder / file.sealed_key_encrypting_key_file,
             _witnesses(file.witnesses),
             address_of(file.metrics),
+            TracingSettings.of(file.tracing),
         )
 
 

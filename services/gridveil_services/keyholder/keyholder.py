@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from gridveil.clock import Clock
 from gridveil.files import make_folder
 from gridveil.protocol.errors import IntegrityLost, Reason
+from gridveil.tracing.spans import make_tracer
 from gridveil_services.keyholder import identity
 from gridveil_services.keyholder.at_rest import AtRest
 from gridveil_services.keyholder.config import KeyHolderConfig
@@ -63,6 +64,8 @@ class KeyHolder:
         self.policy = policy
         self.clock = clock
         with ExitStack() as opened:
+            self.tracer = make_tracer(config.tracing, "keyholder")
+            opened.callback(self.tracer.close)
             signer = LogSigner(policy.city_id, key)
             self.ledger = Ledger(
                 config.published / LOG, clock, signer, witnessed=config.witnesses.are_asked
@@ -92,6 +95,7 @@ class KeyHolder:
                 clock=clock,
                 suspicions=self.suspicions,
                 observer=observer,
+                tracer=self.tracer,
             )
             opened.callback(self.releases.close)
             self.upkeep = Upkeep(

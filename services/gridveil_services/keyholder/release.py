@@ -33,6 +33,7 @@ from gridveil.protocol.release import ReleaseHeader
 from gridveil.protocol.roster import RosterVersion
 from gridveil.protocol.signing import SigningKey
 from gridveil.protocol.v1.keyholder_pb2 import ReleaseMessage
+from gridveil.tracing.spans import Tracer, Untraced
 from gridveil_services.keyholder.cohort import THREADS, Cohort, Known
 from gridveil_services.keyholder.epoch_keys import EpochKeys, EpochRing
 from gridveil_services.keyholder.intake import Intake, read_header
@@ -84,8 +85,10 @@ class Releases:
         clock: Clock,
         suspicions: SuspicionLog | None = None,
         observer: ReleaseObserver | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._observer = observer or Unobserved()
+        self._tracer = tracer or Untraced()
         self._policy = policy
         self._ledger = ledger
         self._ring = ring
@@ -114,6 +117,7 @@ class Releases:
             clock=clock,
             pool=self._pool,
             observer=self._observer,
+            tracer=self._tracer,
         )
 
     def close(self) -> None:
@@ -165,7 +169,8 @@ class Releases:
             if is_settled_by(self._ledger.state(header.window_start), digest):
                 return Settled(digest, replayed=True)
             intake, keys, version = self._begin(header, digest)
-            release = self._take(intake, messages)
+            with self._tracer.step("take_in"):
+                release = self._take(intake, messages)
             self._settle(release, keys, version, intake.known())
             return Settled(digest, replayed=False)
 
@@ -313,7 +318,8 @@ class Releases:
         """
         header = release.header
         with self._opening:
-            self._claim(header, release.digest, keys)
+            with self._tracer.step("claim"):
+                self._claim(header, release.digest, keys)
             released = self._settlement.settle(release, keys, version, known)
         self._forget(header.window_start)
         if not released:

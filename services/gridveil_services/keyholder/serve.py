@@ -42,6 +42,7 @@ def make_server(
             max_message_bytes=MOST_MESSAGE_BYTES,
         ),
         metrics,
+        keyholder.tracer,
     )
     ledger, require = keyholder.ledger, server.readiness.require
     require("log", lambda: not ledger.failed)

@@ -27,6 +27,7 @@ from gridveil.protocol.roster import RosterVersion
 from gridveil.protocol.signing import SigningKey
 from gridveil.protocol.slots import GROUP_ORDER
 from gridveil.protocol.v1.log_pb2 import DestructionCause
+from gridveil.tracing.spans import Tracer, Untraced
 from gridveil_services.keyholder.cohort import NOTHING_KNOWN, Known
 from gridveil_services.keyholder.epoch_keys import EpochKeys, EpochRing, OpeningFailed
 from gridveil_services.keyholder.ledger import Ledger, LoggedEpoch
@@ -92,8 +93,10 @@ class Settlement:
         clock: Clock,
         pool: Executor,
         observer: ReleaseObserver | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._observer = observer or Unobserved()
+        self._tracer = tracer or Untraced()
         self._policy = policy
         self._pins = pins
         self._identity = identity
@@ -118,14 +121,16 @@ class Settlement:
             Unavailable: KEYHOLDER_UNAVAILABLE if the machine failed: a restart makes it good.
         """
         window_start = release.header.window_start
-        outcome, noise = self._open(release, keys, version, known)
+        with self._tracer.step("open"):
+            outcome, noise = self._open(release, keys, version, known)
         self._observer.lanes_decrypted(len(outcome.passed), len(outcome.failed))
         failures, opening = len(outcome.failed), _noisy(outcome.opening, noise)
-        if opening is None:
-            self.refuse(window_start, release.digest, failures)
-        else:
-            own = OwnRows(keys, self._members, window_start, known.precheck)
-            self._publish(release, keys, version, opening, noise, failures, own)
+        with self._tracer.step("settle"):
+            if opening is None:
+                self.refuse(window_start, release.digest, failures)
+            else:
+                own = OwnRows(keys, self._members, window_start, known.precheck)
+                self._publish(release, keys, version, opening, noise, failures, own)
         epoch = self._ledger.epoch_of(keys.parameters.digest)
         if epoch is not None:
             self._retire_if_spent(epoch)

@@ -30,6 +30,7 @@ from gridveil.protocol.errors import (
     Reason,
     Unavailable,
 )
+from gridveil.tracing.spans import ServedSpan, Tracer, Untraced
 from gridveil_services.rpc.admission import WorkerPool
 from gridveil_services.rpc.binding import Method
 from gridveil_services.rpc.call import Call
@@ -69,6 +70,7 @@ class Runtime:
     patience: Patience
     supervisor: Supervisor
     observer: CallObserver = field(default_factory=Unobserved)
+    tracer: Tracer = field(default_factory=Untraced)
     draining: frozenset[WorkerPool] = field(default=frozenset())
     """Pools that take no new calls."""
 
@@ -90,11 +92,22 @@ class _Behaviour:
             call.drain()
         return call, place
 
-    def _observe(self, call: Call, error: GridveilError | None) -> None:
+    def _trace(self, context: grpc.ServicerContext) -> ServedSpan:
+        """Generators change threads and contexts: below their span there is none."""
+        current = not self._method.server_streaming
+        metadata = context.invocation_metadata()
+        try:
+            return self._runtime.tracer.serve(self._method.path, metadata, current=current)
+        except Exception:  # nor must who traces
+            return Untraced().serve(self._method.path, metadata, current=current)
+
+    def _observe(self, call: Call, span: ServedSpan, error: GridveilError | None) -> None:
         code, reason = ("OK", None) if error is None else (CODES[error.reason].name, error.reason)
         seconds = time.monotonic() - call.began
         with suppress(Exception):  # who counts must not change the answer
             self._runtime.observer.call_ended(self._method.path, code, reason, seconds)
+        with suppress(Exception):
+            span.end(reason)
 
     def _check(self, call: Call, context: grpc.ServicerContext) -> None:
         certificate = peer_certificate(_auth_context(context), self._runtime.city_id)
@@ -149,6 +162,7 @@ class SingleAnswer(_Behaviour):
 
     def __call__(self, requests: RawRequests, context: grpc.ServicerContext) -> bytes:
         call, place = self._begin(context)
+        span = self._trace(context)
         error: GridveilError | None = None
         try:
             self._check(call, context)
@@ -160,7 +174,7 @@ class SingleAnswer(_Behaviour):
             error = _refusal(raised, call)
             abort(context, error)
         finally:
-            self._observe(call, error)
+            self._observe(call, span, error)
             call.expect_end(self._runtime.patience.take_s)
             place.done()
 
@@ -170,6 +184,7 @@ class AnswerStream(_Behaviour):
 
     def __call__(self, requests: RawRequests, context: grpc.ServicerContext) -> Iterator[bytes]:
         call, place = self._begin(context)
+        span = self._trace(context)
         error: GridveilError | None = None
         try:
             self._check(call, context)
@@ -183,7 +198,7 @@ class AnswerStream(_Behaviour):
             error = _refusal(raised, call)
             abort(context, error)
         finally:
-            self._observe(call, error)
+            self._observe(call, span, error)
             call.expect_end(self._runtime.patience.take_s)
             place.done()
 

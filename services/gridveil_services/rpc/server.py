@@ -21,6 +21,7 @@ import structlog
 
 from gridveil.profile import Tls
 from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil.tracing.spans import Tracer, Untraced
 from gridveil_services.rpc.admission import WorkerPool
 from gridveil_services.rpc.behaviour import Patience, Runtime
 from gridveil_services.rpc.binding import Binding, Method
@@ -73,6 +74,7 @@ class Server:
         bindings: Iterable[Binding],
         options: ServerOptions,
         observer: CallObserver | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         bindings = list(bindings)
         if not structlog.is_configured():
@@ -81,7 +83,11 @@ class Server:
         self.address: str | None = None
         self._supervisor = Supervisor()
         self._runtime = Runtime(
-            options.city_id, options.patience, self._supervisor, observer or Unobserved()
+            options.city_id,
+            options.patience,
+            self._supervisor,
+            observer or Unobserved(),
+            tracer or Untraced(),
         )
         self._unary = WorkerPool("unary", options.workers, options.workers + options.backlog)
         self._streams = WorkerPool("stream", options.max_streams, options.max_streams)

@@ -9,6 +9,7 @@ from gridveil.config import ConfigFile, TlsFiles, hex_bytes, load
 from gridveil.profile import Tls
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES, KEY_BYTES
+from gridveil.tracing.settings import TracingSection, TracingSettings
 from gridveil_services.metrics.config import Address, MetricsSection, address_of
 
 
@@ -23,6 +24,7 @@ class TotalsFile(ConfigFile, frozen=True, kw_only=True):
     window_length: int
     tls: TlsFiles
     metrics: MetricsSection | None = None
+    tracing: TracingSection | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class TotalsConfig:
     tls: Tls
     metrics: Address | None = None
     """Where metrics are served, if anywhere."""
+    tracing: TracingSettings | None = None
+    """Where traces are sent, if anywhere."""
 
     @classmethod
     def load(cls, path: Path) -> TotalsConfig:
@@ -58,4 +62,5 @@ class TotalsConfig:
             file.window_length,
             Tls.beside(file.tls, folder),
             address_of(file.metrics),
+            TracingSettings.of(file.tracing),
         )

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from gridveil.protocol.checkpoint import log_key
+from gridveil.tracing.spans import make_tracer
 from gridveil_services.releaselog.published import PublishedLog
 from gridveil_services.rpc import Role, Server, ServerOptions, run_until_signal
 from gridveil_services.totals.config import TotalsConfig
@@ -36,6 +37,7 @@ class TotalsProcess:
         service = TotalsService(index, Prover(log), config.published, config.window_length)
         log_service = LogService(log, index, config.window_length)
         metrics = _metrics(config)
+        tracer = make_tracer(config.tracing, Role.TOTALS)
         self.server = Server(
             [totals_binding(service), log_binding(log_service)],
             ServerOptions(
@@ -47,10 +49,12 @@ class TotalsProcess:
                 max_streams=_WATCHERS,
             ),
             metrics,
+            tracer,
         )
         self._follower = follower = Follower(config, log, index, self.server.set_ready)
         self.server.readiness.require("log", lambda: follower.read_age_s < STALE_S)
         self._opened = ExitStack()
+        self._opened.callback(tracer.close)
         self.metrics_url: str | None = None
         if config.metrics is not None and metrics is not None:
             from gridveil_services.metrics.exposition import MetricsServer

@@ -1,0 +1,1 @@
+"""Traces (OpenTelemetry) of calls and of the work behind them; off without a configuration."""
