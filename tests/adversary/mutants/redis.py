@@ -109,8 +109,9 @@ REDIS_MUTANTS: dict[str, Mutant] = {
         "            answers = _exchange(client, [*commands, ("
         '"WAIT", replicas, WAIT_MS)])\n            reached = answers.pop()\n',
         "            held = client.connection_pool.connection_kwargs\n"
-        '            other = Redis(host=held["host"], port=held["port"])\n'
-        "            other.ping()\n"
+        "            other = Redis(\n"
+        '                host=held["host"], port=held["port"], protocol=2, driver_info=None,\n'
+        "            )\n"
         "            answers = _exchange(client, commands)\n"
         '            reached = other.execute_command("WAIT", replicas, WAIT_MS)\n',
         _STORE,
