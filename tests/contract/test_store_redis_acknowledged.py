@@ -94,3 +94,24 @@ def test_nothing_that_is_stored_of_a_window_goes_by_itself(harness: RedisHarness
     gone_some_time = {key.decode() for key in client.scan_iter()} - {k.decode() for k in kept}
     assert gone_some_time == {KEYS.leader}
     assert len(kept) > 8
+
+
+def test_a_voucher_for_another_set_than_the_one_that_is_read_does_not_count(
+    harness: RedisHarness,
+) -> None:
+    """As when the server of a lane goes back to before, and that of the record does not."""
+    client, lane = harness.clients[0], KEYS.lane(START, 0)
+    other = RedisHarness(harness.path.parent / "other", fresh=False)
+    other.store.open_window(make_window())
+    harness.store.commit([batch([1])], 77)
+    before = {key: client.dump(key) for key in (lane.lane, lane.journal, lane.partials)}
+    other.store.commit([batch([2])], 78)
+    assert harness.store.seal(START)
+    sealed = client.hget(lane.lane, "sealed")
+    other.store.follow()
+    other.store.vouched(START)
+    for key, dump in before.items():
+        client.restore(key, 0, dump, replace=True)
+    client.hset(lane.lane, "sealed", sealed)
+    assert not harness.store.vouched(START)
+    other.close()

@@ -297,4 +297,29 @@ REDIS_MUTANTS: dict[str, Mutant] = {
         "made_unsafe and everysec",
         _NO_REFUSAL,
     ),
+    "a voucher counts for whatever set": _shared(
+        f"{_REDIS}/vouching.py",
+        "if self.vouchers.get(n) != self.digest)",
+        "if n not in self.vouchers)",
+        _ACKNOWLEDGED,
+        "another_set",
+        "assert not harness.store.vouched(START)",
+    ),
+    "Redis is not told again that a window is released": _shared(
+        f"{_REDIS}/store.py",
+        "        self._remote.settle(window, (Phase.OPEN, Phase.SEALED), missing=True, why=why)\n"
+        "        self._unclean",
+        "        self._unclean",
+        _TAKEOVER,
+        "released_stays_so",
+        "NotOpen(phase=<Phase.RELEASED",
+    ),
+    "what is forgotten is only what Redis says": _shared(
+        f"{_REDIS}/store.py",
+        "self._forgotten = max(self._pins.forgotten(), self._remote.forgotten())",
+        "self._forgotten = self._remote.forgotten()",
+        _SHARING,
+        "forgotten_stays_so",
+        "assert one.store.window",
+    ),
 }
