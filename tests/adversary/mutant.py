@@ -34,11 +34,19 @@ class Edit:
 
 @dataclass(frozen=True)
 class Attacks:
-    """Some tests of one file of this folder."""
+    """Some tests of one file."""
 
     file: str
+    """In this folder, or below the repository's root."""
     select: str
     """As in pytest's -k."""
+    on_redis: bool = False
+    """Whether they start a Redis."""
+
+    @property
+    def path(self) -> str:
+        """Below the repository's root."""
+        return self.file if "/" in self.file else f"tests/adversary/{self.file}"
 
 
 @dataclass(frozen=True)

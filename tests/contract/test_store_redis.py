@@ -268,7 +268,7 @@ class TestReplicas:
     @pytest.fixture
     def pair(self, tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
         """A master and its replica."""
-        master = RedisServer(min_replicas_to_write="1")
+        master = RedisServer(min_replicas_to_write="1", repl_diskless_sync_delay="0")
         replica = RedisServer(replicaof=f"127.0.0.1 {master.port}")
         wait_for_replica(master)
         yield master, replica

@@ -104,6 +104,7 @@ class RedisServer:
         """Stop it, at last by force, and remove what it stored."""
         atexit.unregister(self.stop)
         self.client.close()
+        self.resume()
         self.process.terminate()
         try:
             self.process.wait(timeout=5)
