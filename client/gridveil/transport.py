@@ -56,8 +56,6 @@ _WITHOUT_DETAIL = {
 }
 _OPTIONS = (
     ("grpc.enable_retries", 0),
-    # Of several addresses behind one name, calls go to all in turn, not only to the first.
-    ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}'),
     ("grpc.max_receive_message_length", 8 * 2**20),
     ("grpc.keepalive_time_ms", 300_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -67,6 +65,12 @@ _OPTIONS = (
 )
 
 
+_SEVERAL = "aggregator"
+"""Of this role there may be several."""
+_IN_TURN = ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}')
+"""Of several addresses behind one name, calls go to all in turn, not only to the first."""
+
+
 def server_name(role: str, city_id: bytes) -> str:
     """The DNS name that a service's certificate must carry: nobody else's role can serve it."""
     return f"{role}.{city_id.hex()}.{DOMAIN}"
@@ -74,7 +78,9 @@ def server_name(role: str, city_id: bytes) -> str:
 
 def channel_options(role: str, city_id: bytes) -> list[tuple[str, str | int]]:
     """Channel arguments that pin the service's role and keep retries in our own code."""
-    return [*_OPTIONS, ("grpc.ssl_target_name_override", server_name(role, city_id))]
+    in_turn = [_IN_TURN] if role == _SEVERAL else []
+    name = "grpc.ssl_target_name_override", server_name(role, city_id)
+    return [*_OPTIONS, *in_turn, name]
 
 
 def channel_credentials(tls: Tls) -> grpc.ChannelCredentials:

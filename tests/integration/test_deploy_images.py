@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from configparser import ConfigParser
 from hashlib import sha256
 from pathlib import Path
 from zipfile import ZipFile
@@ -168,11 +169,14 @@ def test_a_roles_wheel_has_its_own_code_and_no_siblings(role: str, wheels: dict[
         commands = next(name for name in names if name.endswith("/entry_points.txt"))
         rows = {row[0]: row for row in csv.reader(io.StringIO(wheel.read(record).decode()))}
         sizes = {name: str(len(wheel.read(name))) for name in names}
-        offered = re.findall(r"^([\w-]+) = ", wheel.read(commands).decode(), re.M)
+        offered = ConfigParser()
+        offered.read_string(wheel.read(commands).decode())
     assert len(siblings) >= 4
     assert f"{PACKAGE}/{role}/cli.py" in names
     assert not [name for name in names if set(name.split("/")[1:2]) & siblings]
-    assert offered == [role]
+    assert list(offered["gridveil.commands"]) == [role]
+    named = {text.partition(":")[0] for group in offered.values() for text in group.values()}
+    assert {f"{module.replace('.', '/')}.py" for module in named} <= set(names)
     assert set(rows) == set(names)
     assert all(rows[name][2] == sizes[name] for name in names if name != record)
 

@@ -26,6 +26,7 @@ from gridveil.loadtest.run import Advance, run
 from gridveil.loadtest.sender import SENT
 from gridveil.meter_identity import write_fleet
 from gridveil_services.loadtest.local import Running, running_city
+from gridveil_services.loadtest.processor_time import children
 from tests.support.redis_servers import NEEDED
 
 METERS = 200
@@ -187,18 +188,15 @@ def test_one_command_needs_no_city(tmp_path: Path) -> None:
 
 
 @NEEDED
-def test_a_worker_killed_half_way_costs_no_report_and_no_total(tmp_path: Path) -> None:
-    ended = CliRunner().invoke(
-        app,
-        [
-            *("loadtest", "--meters", str(METERS), "--windows", "3", "--batch", "8", "--json"),
-            *("--workers", "2", "--kill-worker", "--fail-if", "errors>0"),
-            *("--fail-if", "accepted<600", "--junit", str(tmp_path / "out.xml")),
-        ],
-    )
-    assert ended.exit_code == 0, ended.output
-    told = json.loads(ended.stdout)
-    assert told["accepted"] == 3 * METERS
-    assert sum(told["retries"].values()) > 0, "nobody noticed that a worker was killed"
-    assert [window["exact"] for window in told["windows"]] == [True] * 3
-    assert not junit(tmp_path).findall(".//failure")
+def test_a_worker_killed_half_way_costs_no_report_and_no_total() -> None:
+    told: list[str] = []
+    load = Load(meters=METERS, windows=3, batch=8)
+    with running_city(load, LocalSetup(workers=2, kill_worker=True), told.append) as running:
+        before = children(running.services["aggregator"].process.pid)
+        result = run(load, running.city)
+        after = children(running.services["aggregator"].process.pid)
+    assert told[-1] == "killed a worker"
+    assert len(before) == 2
+    assert before[0] not in after
+    assert (result.total.accepted, errors(result)) == (3 * METERS, 0)
+    assert result.exact

@@ -30,7 +30,9 @@ def serve(
         int,
         typer.Option(help="So many processes share the port; their windows must be in Redis."),
     ] = 1,
-    worker: Annotated[int, typer.Option(hidden=True)] = 0,
+    worker: Annotated[
+        int, typer.Option(hidden=True, help="Which of them this process is; given by their parent.")
+    ] = 0,
 ) -> None:
     """Take reports, add them, and have the key-holder release each window, until SIGTERM.
 
