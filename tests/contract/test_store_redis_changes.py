@@ -124,6 +124,15 @@ class Mover:
         """First the target, as the documentation of Redis says."""
         for server in (self.target, self.holder, *self._cluster.servers):
             setslot(server, "NODE", self.name_of(self.target))
+        # A move that follows before all have heard of this one's epoch may draw the same: then
+        # a word of the old holder that was on its way takes the slot back, and its keys are lost.
+        until(lambda: len({self._told(server) for server in self._cluster.servers}) == 1)
+
+    def _told(self, server: Any) -> tuple[tuple[bytes, ...], ...]:
+        """Name, epoch and slots of every master as a server has them."""
+        lines = server.client.execute_command("CLUSTER", "NODES").splitlines()
+        told = [line.split(b" ") for line in lines]
+        return tuple(sorted((words[0], words[6], *words[8:]) for words in told))
 
     def all_at_once(self) -> None:
         self.begin()
@@ -208,11 +217,10 @@ class TestMovingSlots:
         moving = threading.Thread(target=move)
         moving.start()
         meter = 0
-        while moving.is_alive() or meter < 30:
-            while (outcome := attempt(harness, meter)) is None:
-                pass
-            assert isinstance(outcome, Committed | Known)
-            meter += 1
+        while (moving.is_alive() or meter < 30) and not errors:
+            if (outcome := attempt(harness, meter)) is not None:
+                assert isinstance(outcome, Committed | Known)
+                meter += 1
         moving.join()
         assert errors == []
         assert harness.store.count(START) == meter

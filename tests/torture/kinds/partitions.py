@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from random import Random
 
@@ -18,6 +19,7 @@ from tests.torture.kinds.redis_rounds import Fault, play
 from tests.torture.tally import Kind, Tally
 
 _SERVERS = 6
+_NUMBERS = count()
 _NET = "10.213.77"
 
 
@@ -29,7 +31,8 @@ class Network:
     """A bridge, and a namespace for each server with one link to it."""
 
     def __init__(self) -> None:
-        self._id = f"{os.getpid() % 100_000}"
+        # Another one each time: the kernel takes its time to remove what was there.
+        self._id = f"{os.getpid() % 10_000}x{next(_NUMBERS)}"
         self.bridge = f"gvb{self._id}"
         self.places = [
             (f"{_NET}.{n + 10}", ("ip", "netns", "exec", self._name(n))) for n in range(_SERVERS)
@@ -51,6 +54,8 @@ class Network:
 
     def down(self) -> None:
         for n in range(_SERVERS):
+            with suppress(subprocess.CalledProcessError):
+                _ip("link", "del", self._link(n))
             with suppress(subprocess.CalledProcessError):
                 _ip("netns", "del", self._name(n))
         with suppress(subprocess.CalledProcessError):
