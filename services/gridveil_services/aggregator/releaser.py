@@ -109,6 +109,9 @@ class Releaser:
             release = SealedRelease.of(self._store, window, self._city_id)
         except IntegrityLost:
             return Phase.POISONED
+        held = self._store.window(window.start)
+        if held is None or held.phase is not Phase.SEALED:
+            return None  # Another one settled it, and deleted its entries while they were read.
         if not release.lanes:
             return Phase.EMPTY
         try:
