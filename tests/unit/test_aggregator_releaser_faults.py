@@ -11,6 +11,7 @@ import pytest
 from gridveil.protocol.errors import Reason, Unavailable
 from gridveil_services.aggregator.store.database import Database
 from gridveil_services.aggregator.store.interface import Phase
+from gridveil_services.aggregator.upstream import KeyHolderClient
 from tests.support.aggregators import LocalCity
 from tests.support.reports import WINDOW
 
@@ -64,3 +65,20 @@ def test_a_releaser_rests_after_another_settled_what_it_was_to_try_again(city: L
     assert city.aggregator.releaser.step() < 60.0
     assert city.aggregator.store.settle(WINDOW, Phase.POISONED)
     assert city.aggregator.releaser.step() == 60.0
+
+
+def test_nothing_is_handed_in_of_a_window_that_another_aggregator_settles_while_it_is_read(
+    city: LocalCity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its entries are gone by then: what was read would be a second set."""
+    store, asked = city.aggregator.store, []
+
+    def settled_meanwhile(start: int) -> bool:
+        assert store.settle(start, Phase.RELEASED)
+        return True
+
+    monkeypatch.setattr(store, "vouched", settled_meanwhile)
+    monkeypatch.setattr(KeyHolderClient, "progress", lambda *told: asked.append(told))
+    city.aggregator.releaser.step()
+    assert asked == []
+    assert city.stored_window().phase is Phase.RELEASED
