@@ -13,9 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from redis import Redis
 
 from gridveil_services.demo.processes import first_line
 from tests.support import guide, redis_servers
@@ -204,10 +207,20 @@ def test_the_clusters_redis_is_one_that_its_aggregator_takes(cluster: Cluster) -
         ("redis-replica", cluster.replica_port),
     ):
         start_redis(cluster, name, port)
+    redis_servers.until(lambda: has_a_good_replica(cluster))
     cluster.serve("keyholder")
     cluster.serve("aggregator")
     assert cluster.probe("aggregator") == 1
     assert cluster.stop() == [0, 0, 0, 0]
+
+
+def has_a_good_replica(cluster: Cluster) -> bool:
+    """Whether the master takes writes: before, an aggregator ends and is started again."""
+    password = (cluster.city / "aggregator" / "redis.password").read_text().strip()
+    port = int(cluster.ports["6379"])
+    client: Any = Redis("127.0.0.1", port, username="gridveil", password=password, protocol=2)
+    with closing(client):
+        return int(client.info("replication")["min_slaves_good_slaves"]) >= 1
 
 
 def start_redis(cluster: Cluster, name: str, port: int) -> None:

@@ -43,7 +43,8 @@ _SPARE_STARTS = 2.0
 _LEAST_LEAD_S = 4.0
 _KILLED_AFTER = 0.2
 """Part of the grace period: households send over its first two thirds."""
-_DEAD_S = 2.0
+_DEAD_S = 5.0
+"""Longer than a lease: another aggregator leads meanwhile."""
 _MOST_SUSPECTS = 2 * MOST_FAILURES
 _PATIENCE_S = 30.0
 """How long totals may take after the last window is closed, real seconds."""

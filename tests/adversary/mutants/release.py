@@ -189,9 +189,9 @@ RELEASE_MUTANTS: dict[str, Mutant] = {
     ),
     "a refusal says what was wrong": mutant(
         f"{KEYHOLDER}/settlement.py",
-        "            self.refuse(window_start, release.digest, failures)\n",
-        "            self.refuse(window_start, release.digest, failures)\n"
-        "            raise OpeningFailed(outcome)\n",
+        "                self.refuse(window_start, release.digest, failures)\n",
+        "                self.refuse(window_start, release.digest, failures)\n"
+        "                raise OpeningFailed(outcome)\n",
         _LANES,
         "smaller_than_it_may_be and [4]",
         "assert answer.code is grpc.StatusCode.FAILED_PRECONDITION",
