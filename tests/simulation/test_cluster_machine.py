@@ -6,6 +6,8 @@ GRIDVEIL_MACHINE_RUNS=5000 python -m pytest tests/simulation/test_cluster_machin
 from __future__ import annotations
 
 import os
+from collections import Counter
+from typing import ClassVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -21,7 +23,11 @@ STEPS = 50
 class Cluster(RuleBasedStateMachine):
     """A world in which everything that happens is chosen."""
 
+    runs: ClassVar[int] = 0
+    counts: ClassVar[Counter[str]] = Counter()
+    """Of all runs so far."""
     world: World | None = None
+    steps = 0
 
     @initialize(
         seed=st.integers(0, 2**32),
@@ -65,17 +71,29 @@ class Cluster(RuleBasedStateMachine):
             try:
                 self.world.settle()
             finally:
+                Cluster.runs += 1
+                Cluster.counts["steps"] += self.steps
+                Cluster.counts["reports counted"] += self.world.counts["reports counted"]
                 self.world.__exit__(None, None, None)
 
     def _world(self) -> World:
+        """For one step."""
+        self.steps += 1
         assert self.world is not None
         return self.world
 
 
+def settings_for(runs: int) -> settings:
+    """No example database: a run that failed is repeated from its seed."""
+    return settings(
+        max_examples=runs,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 TestCluster = Cluster.TestCase
-TestCluster.settings = settings(
-    max_examples=RUNS,
-    stateful_step_count=STEPS,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+TestCluster.settings = settings_for(RUNS)

@@ -11,6 +11,7 @@ from tests.torture.kinds import (
     power_outbox,
     power_store,
     simulated,
+    stateful,
     syscalls_release,
     syscalls_store,
 )
@@ -27,4 +28,5 @@ KINDS: tuple[Kind, ...] = (
     failovers.KIND,
     partitions.KIND,
     simulated.KIND,
+    stateful.KIND,
 )

@@ -13,7 +13,8 @@ import argparse
 import sys
 from collections import Counter
 
-from tests.simulation.cluster.runs import Run, run, write_traces
+from tests.simulation.cluster.parallel import on_every_core
+from tests.simulation.cluster.runs import Run, run_named, write_traces
 
 
 def seeds(text: str) -> list[int]:
@@ -33,8 +34,8 @@ def main() -> int:
         return 0
     total: Counter[str] = Counter()
     runs: list[Run] = []
-    for seed in arguments.seeds:
-        done = run(seed, arguments.days)
+    named = [(seed, arguments.days) for seed in arguments.seeds]
+    for done in on_every_core(run_named, named):
         runs.append(done)
         total += done.counts
         print(done.line(), flush=True)

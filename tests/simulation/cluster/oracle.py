@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +39,12 @@ LOSSES = {"failover, replica behind", "flushed", "put back"}
 
 
 _KEYS = CityKeys(CITY_ID.hex())
+
+
+@lru_cache(maxsize=1 << 14)
+def _lane_key(start: int, lane: int) -> tuple[str, bytes]:
+    key = _KEYS.lane(start, lane).lane
+    return key, key.encode()
 
 
 class Violation(Exception):
@@ -218,8 +225,8 @@ class Oracle:
         """Nothing is added to a window once a process has seen it sealed."""
         network, held = self.world.network, 0
         for lane in range(window.lanes):
-            key = _KEYS.lane(window.start, lane).lane
-            marker = network.master_of(key).data.get(key.encode(), {})
+            key, name = _lane_key(window.start, lane)
+            marker = network.master_of(key).data.get(name, {})
             held += int(marker.get(b"count", b"0")) if isinstance(marker, dict) else 0
         if history.sealed is None:
             history.sealed = held

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 RETENTION_S = 7_200
 LOOKS_S = {
-    "sharing": (5.0, 30.0),
-    "sealer": (10.0, 45.0),
+    "sharing": (5.0, 60.0),
+    "sealer": (10.0, 60.0),
     "releaser": (20.0, 90.0),
     "follower": (60.0, 150.0),
     "forerunner": (60.0, 150.0),

@@ -80,6 +80,11 @@ def run(seed: int, budget: float, profile: Profile | None = None) -> Run:
     return done
 
 
+def run_named(named: tuple[int, float]) -> Run:
+    """Of a seed, so many days."""
+    return run(*named)
+
+
 def write_traces() -> None:
     """Renew the committed traces; what a change of the product's calls asks for."""
     found = {}
