@@ -315,6 +315,7 @@ class TestReplicas:
             two.store.known(START, [meter_id(2)])
         assert two.store.known(START, [meter_id(1)]) == {meter_id(1): receipt(1, 77)}
         replica.resume()
+        two.store.follow()
         assert two.store.known(START, [meter_id(2)]) == {meter_id(2): receipt(2, 78)}
         two.close()
         one.close()

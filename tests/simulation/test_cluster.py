@@ -41,7 +41,7 @@ def test_the_same_seed_twice_is_the_same_world_and_another_is_another() -> None:
 
 def test_every_kind_of_fault_comes_up() -> None:
     together: Counter[str] = Counter()
-    for seed in range(3):
+    for seed in range(6):
         together += run(seed, 0.25, EVERYTHING).counts
     missing = {kind for kind in FAULT_KINDS if not together[kind]}
     assert not missing & set(CALL_FAULTS)

@@ -50,6 +50,8 @@ def commands(source: random.Random) -> tuple[Argument, ...]:
             _eval(scripts.SETTLE, [_WINDOW], b"facts", "3", one(["x", "y"]), "", "2"),
             _eval(scripts.JOIN, [_WINDOW], "me", "1", "2"),
             _eval(scripts.VOUCH, [_WINDOW], "me", "2", "1", "digest"),
+            _eval(scripts.INQUIRE, [_WINDOW], "me", "1", one(["x", "y"])),
+            _eval(scripts.ANSWER, [_WINDOW], "me", "1", one(["x", "y"]), "you"),
             _eval(scripts.RESIGN, [_NAME], "me"),
             _eval(scripts.FORGET, ["{t}:forgotten", _SET], one(["5", "7"]), "5"),
             _eval(scripts.SERVERS, ["{t}:servers"], "1", one(["l", "m"]), "1.5"),

@@ -27,6 +27,6 @@ KINDS: tuple[Kind, ...] = (
     syscalls_release.KIND,
     failovers.KIND,
     partitions.KIND,
-    simulated.KIND,
     stateful.KIND,
+    simulated.KIND,
 )

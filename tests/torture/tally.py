@@ -52,3 +52,5 @@ class Kind:
     """Faults by length of run: ``short`` or ``long``."""
     tool: str = ""
     """A program that it needs."""
+    simulated: bool = False
+    """In simulated time: it may run behind others, which do not wait for it."""

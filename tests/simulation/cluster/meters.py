@@ -94,11 +94,16 @@ class Meters:
                 pause = source.choice([0.0, 0.02, source.expovariate(1 / 300)])
                 self._send_at(at + pause, [(window, m, 0) for m in group])
 
-    def submit(self, names: Sequence[tuple[int, int, int]], attempts: int = 0) -> None:
-        """Send reports (window, meter, version) to some process, in one call."""
+    def submit(
+        self,
+        names: Sequence[tuple[int, int, int]],
+        attempts: int = 0,
+        to: Process | None = None,
+    ) -> None:
+        """Send reports (window, meter, version) to a process, or to any, in one call."""
         source = self._world.source
         reports = [self.report(*name) for name in names]
-        process = source.choice(self._world.processes)
+        process = to or source.choice(self._world.processes)
         if not process.serves or (process.name, "clients") in self._world.network.cut:
             self._again(names, attempts)
             return
@@ -158,6 +163,7 @@ class Meters:
     ) -> None:
         """A call, in the process's own time."""
         world = self._world
+        process.catch_up()
         arrived, skew = process.clock.now(), process.clock.skew
         try:
             answers: list[Answer] = process.ingest.submit([sent.message for sent in reports])

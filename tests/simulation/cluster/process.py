@@ -30,13 +30,15 @@ if TYPE_CHECKING:
 
 RETENTION_S = 7_200
 LOOKS_S = {
-    "sharing": (5.0, 60.0),
-    "sealer": (10.0, 60.0),
-    "releaser": (20.0, 90.0),
-    "follower": (60.0, 150.0),
-    "forerunner": (60.0, 150.0),
+    "sharing": (10.0, 120.0),
+    "sealer": (10.0, 90.0),
+    "releaser": (20.0, 120.0),
+    "follower": (60.0, 240.0),
+    "forerunner": (60.0, 240.0),
 }
 """Seconds between two steps of each background work: seldom, as in a process that is slow."""
+LOOKED_JUST_NOW = 0.9
+"""How often a process has looked at the others shortly before a call comes."""
 
 
 @dataclass
@@ -59,9 +61,16 @@ class ProcessClock:
 class SteppedCommitter(Committer):
     """The product's queue, worked off by whoever handed in first instead of by a thread."""
 
-    def __init__(self, world: World, store: RedisStore, clock: ProcessClock) -> None:
+    def __init__(
+        self,
+        world: World,
+        store: RedisStore,
+        clock: ProcessClock,
+        check_alive: Callable[[], None],
+    ) -> None:
         super().__init__(store, clock)
         self._world = world
+        self._check_alive = check_alive
         self._busy = False
         self._waiting: list[Task] = []
 
@@ -73,6 +82,7 @@ class SteppedCommitter(Committer):
                 assert scheduler.current is not None
                 self._waiting.append(scheduler.current)
                 scheduler.wait()
+                self._check_alive()
                 continue
             self._busy = True
             try:
@@ -95,7 +105,7 @@ class Process:
         """It runs, perhaps not far enough to serve."""
         self.serves = False
         self.paused_until = 0.0
-        self._folder = folder
+        self.folder = folder
         self._database: Database | None = None
         self._life = 0
         self._looks: dict[str, int] = {}
@@ -121,6 +131,12 @@ class Process:
         if current is not None and current.owner is self:
             raise Killed
 
+    def catch_up(self) -> None:
+        """Look at the others, as one does twice a second; what is simulated is seldom enough."""
+        if self.world.source.random() < LOOKED_JUST_NOW:
+            self._step("sharing", self._life, again=False)
+            self.check_alive()
+
     def pause(self, seconds: float) -> None:
         """Do nothing for a while, wherever it is."""
         self.paused_until = max(self.paused_until, self.world.now + seconds)
@@ -128,6 +144,11 @@ class Process:
         if self.world.scheduler.current is not None:
             self.world.scheduler.sleep(self.paused_until)
             self.check_alive()
+
+    def resume(self) -> None:
+        """Go on before a pause is over."""
+        self.paused_until = self.world.now
+        self._look_at_all()
 
     def check_alive(self) -> None:
         """Asked wherever a process may have died."""
@@ -160,20 +181,23 @@ class Process:
             self.world.trace(self.name, "cannot start", error.reason)
             self.crash()
         self.serves = True
+        self._look_at_all()
+
+    def _look_at_all(self) -> None:
         self._life += 1
         for name in self._works:
             self._look(name, self._life, self.world.source.uniform(0.1, 5))
 
     def _open(self) -> None:
         world = self.world
-        database = Database(self._folder / STORE_FILE, SCHEMA, on_failure=self._fail)
+        database = Database(self.folder / STORE_FILE, SCHEMA, on_failure=self._fail)
         self._database = database
         servers = SimulatedServers(world.network, self, world.profile.wait, database.fail)
         self.store = RedisStore(servers, database, CITY_ID, self.clock)
         documents = SqliteDocuments(database)
         identity = bytes(world.keyholder.identity.verify_key)
         city = load_city(documents, CITY_ID, identity)
-        committer = SteppedCommitter(world, self.store, self.clock)
+        committer = SteppedCommitter(world, self.store, self.clock, self.check_alive)
         keyholder = Link(world, self)
         self.follower = Follower(
             city=city,

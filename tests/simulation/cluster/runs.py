@@ -69,9 +69,10 @@ def run(seed: int, budget: float, profile: Profile | None = None) -> Run:
         try:
             world.run(budget * DAY)
             world.settle()
-        except Violation as violation:
+        except Exception as error:
+            what = f"violation of {error}" if isinstance(error, Violation) else repr(error)
             done.violation = (
-                f"violation of {violation}; seed {seed}, step {world.scheduler.steps}; again:"
+                f"{what}; seed {seed}, step {world.scheduler.steps}; again:"
                 f" python -m tests.simulation.cluster --seeds {seed} --days {budget:g} --last"
             )
         done.counts, done.steps = world.counts, world.scheduler.steps

@@ -46,4 +46,5 @@ KIND = Kind(
     " meters were counted: all that hold a receipt, once, or the window is not released.",
     run,
     {"short": 2_000, "long": 547_500},
+    simulated=True,
 )

@@ -45,4 +45,5 @@ KIND = Kind(
     " judged after each of them, when the faults have ended.",
     run,
     {"short": 100, "long": 5_000},
+    simulated=True,
 )

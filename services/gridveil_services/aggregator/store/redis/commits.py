@@ -18,6 +18,7 @@ from gridveil_services.aggregator.store.interface import (
 )
 from gridveil_services.aggregator.store.redis import scripts
 from gridveil_services.aggregator.store.redis.admission import Step, next_step
+from gridveil_services.aggregator.store.redis.failures import catching_up
 from gridveil_services.aggregator.store.redis.journal import Journal, Place
 from gridveil_services.aggregator.store.redis.keys import CityKeys
 from gridveil_services.aggregator.store.redis.lanes import receipts_in
@@ -56,6 +57,8 @@ class Commits:
     taking: Callable[[int], Window | None]
     """A window, if this process may acknowledge its reports or it takes none any more."""
     journal: Journal
+    may_acknowledge: Callable[[int], bool]
+    """Whether what is in a window's lanes by now will be counted."""
     poison: Callable[[int, str], Window]
     realign: Callable[[Window], bool | None]
     """Asked when a lane is under other parameters than its window is thought to be.
@@ -79,6 +82,7 @@ class Commits:
                 lane = batch.window_start, batch.lane
                 queue = queues.setdefault(lane, _Queue(window.lane_capacity))
                 queue.batches.append((place, batch))
+        self._check_may_acknowledge(queues)
         while queues:
             self._round(queues, accepted_at_ms, outcomes)
             queues = {lane: queue for lane, queue in queues.items() if queue.batches}
@@ -95,6 +99,8 @@ class Commits:
 
     def confirm(self, lanes: Iterable[Place]) -> None:
         """Wait until what was found in these lanes, by whomever, is where it must be."""
+        lanes = list(lanes)
+        self._check_may_acknowledge(lanes)
         # Even if there is nothing to wait for, the servers must be as they should.
         keys = [self.keys.lane(*lane).lane for lane in lanes]
         waits = self.servers.replicas > 0
@@ -140,9 +146,14 @@ class Commits:
             if answer[0] == b"stored":
                 writer.stored()
                 acknowledged[lane] = {m: held.digest for m, held in step.receipts.items()}
+        self._check_may_acknowledge(acknowledged)
         self.journal.add(acknowledged)
         for (lane, queue, step), answer in zip(steps, answers, strict=True):
             self._take(lane, queue, step, answer, outcomes)
+
+    def _check_may_acknowledge(self, lanes: Iterable[Place]) -> None:
+        if not all(self.may_acknowledge(start) for start, _ in lanes):
+            raise catching_up()
 
     def _take(
         self,

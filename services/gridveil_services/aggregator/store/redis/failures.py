@@ -72,3 +72,8 @@ def explained(error: Exception, fail: Callable[[str], StoreFailed]) -> Unavailab
 
 def unavailable(message: str) -> Unavailable:
     return Unavailable(Reason.STORE_UNAVAILABLE, message, retry_after_s=1)
+
+
+def catching_up() -> Unavailable:
+    """It was away for too long to know whether a window was released meanwhile."""
+    return unavailable("this aggregator has to find out first what the others did")

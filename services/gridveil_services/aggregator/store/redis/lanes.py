@@ -9,7 +9,7 @@ from gridveil.protocol.ciphertext import Residues, add, to_bytes
 from gridveil.protocol.layout import ID_BYTES
 from gridveil.protocol.parameter_sets import parameter_set
 from gridveil.protocol.release import LaneSum
-from gridveil_services.aggregator.store.interface import StoredReceipt, Window
+from gridveil_services.aggregator.store.interface import Phase, StoredReceipt, Window
 from gridveil_services.aggregator.store.redis import scripts
 from gridveil_services.aggregator.store.redis.admission import MOST_IDS
 from gridveil_services.aggregator.store.redis.keys import CityKeys, bucket_of, buckets
@@ -131,6 +131,16 @@ class Lanes:
             raise corrupt()
         # An entry begins with its meter's id, of which a window holds one.
         return b"".join(sorted(decode_element(window.start, lane, e) for e in elements))
+
+    def whole(self, window: Window, sealed: int) -> bool:
+        """Whether no lane of a window is gone, and all are sealed if it is."""
+        if window.phase not in (Phase.OPEN, Phase.SEALED):
+            return True
+        wanted = sealed if window.phase is Phase.SEALED else None
+        return all(
+            marker is not None and wanted in (None, marker.sealed)
+            for marker in self.markers(window)
+        )
 
     def entries_after(self, window: Window, after: int) -> tuple[bytes, int]:
         """Entries from a place on, lane by lane; a place is how many of each lane were given."""

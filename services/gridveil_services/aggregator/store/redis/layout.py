@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from gridveil.protocol.ciphertext import Residues, stored_sum, to_bytes
 from gridveil.protocol.errors import IntegrityLost, MalformedInput, Reason
@@ -45,6 +46,7 @@ def encode_facts(window: Window) -> bytes:
     )
 
 
+@lru_cache(maxsize=1 << 10)  # They are read twice a second, and seldom change.
 def decode_facts(data: bytes, phase: Phase) -> Window:
     """The window; PARTIAL_CORRUPT for other bytes."""
     reader = Reader(data, "a stored window")

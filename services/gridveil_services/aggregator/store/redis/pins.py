@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 
 from gridveil_services.aggregator.store.database import Database
 from gridveil_services.aggregator.store.interface import Phase, Window
@@ -93,6 +93,10 @@ class Record:
     """Aggregators that may have acknowledged reports of it."""
     vouchers: Mapping[str, str]
     """By aggregator: digest of a sealed set in which it found all that it acknowledged."""
+    inquiries: Mapping[str, str] = field(default_factory=dict)
+    """By aggregator that was away: token of its question whether the window was sealed before."""
+    answers: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """By asker and answerer: token of the question to which the answer was that it was not."""
 
 
 def phase_of(pinned: Window | None, record: Record | None) -> Phase | None:

@@ -208,6 +208,29 @@ return {'other', phase}
 )
 """An aggregator is about to acknowledge reports of a window."""
 
+INQUIRE = (
+    _HEAD
+    + """
+-- KEYS: window. ARGV: name, phase it must have, token
+if redis.call('HGET', KEYS[1], 'phase') ~= ARGV[2] then return {'other'} end
+redis.call('HSET', KEYS[1], 'i:' .. ARGV[1], ARGV[3])
+return {'done'}
+"""
+)
+"""An aggregator that was away asks the others whether the window was sealed before."""
+
+ANSWER = (
+    _HEAD
+    + """
+-- KEYS: window. ARGV: who asked, phase it must have, token, who answers
+if redis.call('HGET', KEYS[1], 'phase') ~= ARGV[2] then return {'other'} end
+if redis.call('HGET', KEYS[1], 'i:' .. ARGV[1]) ~= ARGV[3] then return {'other'} end
+redis.call('HSET', KEYS[1], 'o:' .. ARGV[1] .. ':' .. ARGV[4], ARGV[3])
+return {'done'}
+"""
+)
+"""As far as this aggregator's file says, it was not."""
+
 VOUCH = (
     _HEAD
     + """

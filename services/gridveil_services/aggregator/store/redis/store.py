@@ -35,6 +35,7 @@ from gridveil_services.aggregator.store.redis.clocks import MOST_SKEW_S
 from gridveil_services.aggregator.store.redis.commits import Commits
 from gridveil_services.aggregator.store.redis.contradictions import Contradictions
 from gridveil_services.aggregator.store.redis.failures import unavailable
+from gridveil_services.aggregator.store.redis.freshness import Freshness, now
 from gridveil_services.aggregator.store.redis.journal import Journal
 from gridveil_services.aggregator.store.redis.keys import CityKeys
 from gridveil_services.aggregator.store.redis.lanes import Lanes, Marker
@@ -71,17 +72,20 @@ class RedisStore:
         self._unclean: set[int] = set()
         self._took_over = False
         self._clock = clock
+        name = self._pins.name()
+        self._freshness = Freshness(name, servers, self._remote, self._pins)
         self._commits = Commits(
             servers,
             self._keys,
             self._windows,
             self.window,
             self._journal,
+            self._freshness.may_acknowledge,
             self._give_up,
             self._realign,
         )
         self._replica = Replica(
-            self._pins.name(),
+            name,
             servers,
             self._keys,
             self._lanes,
@@ -146,6 +150,7 @@ class RedisStore:
         if not self._remote.align(held):
             return self._poison(start, "a lane is gone")
         self._join(start)
+        self._freshness.resolve()
         return self._windows[start]
 
     def move_window(self, window: Window) -> bool:
@@ -164,9 +169,8 @@ class RedisStore:
 
     def window(self, start: int) -> Window | None:
         window = self._windows.get(start)
-        if window is not None and window.phase is Phase.OPEN and start not in self._joined:
-            return None
-        return window
+        foreign = window is not None and window.phase is Phase.OPEN and start not in self._joined
+        return None if foreign else window
 
     def windows(self) -> Sequence[Window]:
         return sorted(self._windows.values(), key=lambda window: window.start)
@@ -203,6 +207,8 @@ class RedisStore:
     def commit(self, batches: Sequence[LaneBatch], accepted_at_ms: int) -> Sequence[Outcome]:
         if self._replica.clock_differs:
             raise unavailable("the clocks of the aggregators differ")
+        if self._freshness.soon_stale:
+            self.follow()
         return self._commits.commit(batches, accepted_at_ms)
 
     def record_equivocation(
@@ -220,6 +226,8 @@ class RedisStore:
         window = self._windows.get(start)
         if window is None or window.phase is not Phase.OPEN:
             return False
+        if start not in self._joined:
+            self._join(start)
         epoch = self._remote.seal(window, self._commits.writers_of(start))
         if epoch is None:
             self._give_up(start, "a lane is gone, or less far than it was")
@@ -305,6 +313,7 @@ class RedisStore:
         return len(gone)
 
     def follow(self) -> bool:
+        began = now()
         self._clean()
         leads = self._replica.lead()
         forgotten, starts = self._remote.forgotten(), self._remote.starts()
@@ -312,9 +321,10 @@ class RedisStore:
         wanted = [s for s in starts - self._windows.keys() if s > self._forgotten]
         # One that was away may take reports yet where a failover forgot that all is settled.
         late = self._clock.now() - MOST_SKEW_S
-        wanted += [w.start for w in self.windows() if not w.phase.settled or w.closes > late]
-        wanted += [w.start for w in self.windows() if w.phase is Phase.POISONED]
-        for start, record in self._remote.records(wanted).items():
+        unsure = {w.start for w in self.windows() if not w.phase.settled or w.closes > late}
+        wanted += sorted(unsure | {w.start for w in self.windows() if w.phase is Phase.POISONED})
+        records = self._remote.records(wanted)
+        for start, record in records.items():
             if start in self._windows:
                 self._look_again(start, record)
             else:
@@ -323,6 +333,8 @@ class RedisStore:
         if leads and not self._took_over:
             self._finish_moves()
         self._took_over = leads
+        takes_part = [s for s in self._joined if self._windows[s].phase is Phase.OPEN]
+        self._freshness.looked(began, records, takes_part)
         return leads
 
     def _finish_moves(self) -> None:
@@ -339,6 +351,7 @@ class RedisStore:
             self._commits.drop_writers(window.start)
             self._whole.pop(window.start, None)
             self._replica.forget(window.start)
+            self._freshness.forget(window.start)
             self._journal.forget([window.start])
             self._unclean.add(window.start)
 
@@ -357,6 +370,7 @@ class RedisStore:
             self._unclean.discard(start)
             self._commits.drop_writers(start)
             self._replica.forget(start)
+            self._freshness.forget(start)
 
     def _poison(self, start: int, why: str) -> Window:
         """Never release the window: the file says so even if Redis cannot be told now."""
@@ -386,6 +400,7 @@ class RedisStore:
             self._saw(start, {self._replica.name})
             self._pins.put(self._windows[start])
             self._joined.add(start)
+            self._freshness.doubt(start)
 
     def _saw(self, start: int, participants: Set[str]) -> None:
         if new := participants - self._seen.setdefault(start, set()):
@@ -465,7 +480,7 @@ class RedisStore:
         if record is not None:
             self._sealed[start] = record.sealed
             self._saw(start, record.participants)
-        if phase is Phase.POISONED or not self._is_whole(window):
+        if phase is Phase.POISONED or not self._lanes.whole(window, self._sealed.get(start, 0)):
             lost = "its record or a lane is gone, or less far than it was"
             why = self._pins.why(start) or (record.why if record else "") or lost
             self._poison(start, why)
@@ -483,12 +498,3 @@ class RedisStore:
             self._clean()
         elif pin is not None or window.phase is Phase.SEALED:
             self._join(window.start)
-
-    def _is_whole(self, window: Window) -> bool:
-        markers = self._lanes.markers(window)
-        if window.phase is Phase.OPEN:
-            return all(marker is not None for marker in markers)
-        if window.phase is not Phase.SEALED:
-            return True
-        sealed = self._sealed[window.start]
-        return all(marker is not None and marker.sealed == sealed for marker in markers)

@@ -84,6 +84,17 @@ class Windows:
         ((word, *_),) = self._servers.write([call], everywhere=True)
         return bool(word == b"done")
 
+    def inquire(self, start: int, name: str, token: str) -> bool:
+        """Ask all that take part whether an open window was sealed; whether it is open."""
+        call = script(scripts.INQUIRE, [self._keys.window(start)], name, _OPEN, token)
+        ((word, *_),) = self._servers.write([call])
+        return bool(word == b"done")
+
+    def answer(self, start: int, asker: str, name: str, token: str) -> None:
+        """Answer to :meth:`inquire` that it was not."""
+        call = script(scripts.ANSWER, [self._keys.window(start)], asker, _OPEN, token, name)
+        self._servers.write([call])
+
     def vouch(self, start: int, name: str, sealed: int, digest: str) -> bool:
         """Say that an aggregator misses nothing in what was sealed; whether that is wanted."""
         key = self._keys.window(start)
@@ -242,8 +253,19 @@ def _record(start: int, answer: Mapping[bytes, bytes]) -> Record | None:
             int(named.get("sealed", "0")),
             named.get("lineage", ""),
             named.get("why", ""),
-            frozenset(name[2:] for name in named if name.startswith("r:")),
-            {name[2:]: value for name, value in named.items() if name.startswith("v:")},
+            frozenset(_prefixed(named, "r:")),
+            _prefixed(named, "v:"),
+            _prefixed(named, "i:"),
+            {_pair(name): value for name, value in _prefixed(named, "o:").items()},
         )
     except (IntegrityLost, KeyError, ValueError):
         return None
+
+
+def _prefixed(named: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {n.removeprefix(prefix): value for n, value in named.items() if n.startswith(prefix)}
+
+
+def _pair(name: str) -> tuple[str, str]:
+    asker, answerer = name.split(":")
+    return asker, answerer
