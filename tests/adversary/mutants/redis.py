@@ -314,6 +314,22 @@ REDIS_MUTANTS: dict[str, Mutant] = {
         "released_stays_so",
         "NotOpen(phase=<Phase.RELEASED",
     ),
+    "who was away asks nobody": _shared(
+        f"{_REDIS}/freshness.py",
+        "return self._age() <= FRESH_S and start not in self._doubts",
+        "return True",
+        "tests/contract/test_store_redis_away.py",
+        "waits_for_the_others_word",
+        _NO_REFUSAL,
+    ),
+    "whoever takes part need not have answered": _shared(
+        f"{_REDIS}/freshness.py",
+        "return bool(asked or not others) and others <= answered",
+        "return bool(asked or not others)",
+        "tests/contract/test_store_redis_away.py",
+        "waits_for_the_others_word",
+        _NO_REFUSAL,
+    ),
     "what is forgotten is only what Redis says": _shared(
         f"{_REDIS}/store.py",
         "self._forgotten = max(self._pins.forgotten(), self._remote.forgotten())",
