@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gridveil_services.aggregator.store.interface import Committed, Known, Phase
+from gridveil_services.aggregator.store.interface import Committed, Known, Phase, StoreFailed
 from tests.contract.redis_lanes import meter_id, phase, receipt, sum_of
 from tests.contract.stores import START, RedisHarness, batch, make_window
 from tests.contract.test_store_redis_loss import put_back
@@ -34,12 +34,32 @@ def pair(tmp_path: Path) -> Iterator[tuple[RedisHarness, RedisHarness]]:
     original.close()
 
 
-def test_two_with_one_name_both_lead_and_count_each_report_once(
+def test_the_earlier_of_two_with_one_name_stops_at_its_next_look(
     pair: tuple[RedisHarness, RedisHarness],
 ) -> None:
     original, copy = pair
-    assert original.store.follow()
+    with pytest.raises(StoreFailed, match="copy of this one's state"):
+        original.store.follow()
+    with pytest.raises(StoreFailed):
+        original.store.commit([batch([1])], 77)
     assert copy.store.follow()
+    assert copy.store.commit([batch([1])], 77) == [Committed(77)]
+
+
+def test_one_that_starts_again_is_no_copy_of_itself(tmp_path: Path) -> None:
+    harness = RedisHarness(tmp_path)
+    for _ in range(2):
+        harness.close()
+        harness.reopen()
+        assert harness.store.follow()
+        assert harness.store.follow()
+    harness.close()
+
+
+def test_two_with_one_name_count_each_report_once_until_one_of_them_looks(
+    pair: tuple[RedisHarness, RedisHarness],
+) -> None:
+    original, copy = pair
     assert original.store.commit([batch([1])], 77) == [Committed(77)]
     assert copy.store.commit([batch([2])], 78) == [Committed(78)]
     assert copy.store.commit([batch([1])], 79) == [Known({meter_id(1): receipt(1, 77)})]

@@ -314,6 +314,14 @@ REDIS_MUTANTS: dict[str, Mutant] = {
         "released_stays_so",
         "NotOpen(phase=<Phase.RELEASED",
     ),
+    "a copy of an aggregator is not noticed": _shared(
+        _SCRIPTS,
+        "if run and run ~= ARGV[5] and",
+        "if run and run == ARGV[5] and false and",
+        "tests/contract/test_store_redis_copied.py",
+        "earlier_of_two",
+        _NO_REFUSAL,
+    ),
     "who was away asks nobody": _shared(
         f"{_REDIS}/freshness.py",
         "return self._age() <= FRESH_S and start not in self._doubts",

@@ -6,6 +6,7 @@ later is harmless by the fencing epochs and compare-and-sets of :mod:`.scripts`.
 
 from __future__ import annotations
 
+import secrets
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from gridveil.clock import Clock
 from gridveil.protocol.errors import IntegrityLost, Reason, Unavailable
 from gridveil_services.aggregator.store.interface import StoreFailed, Window
 from gridveil_services.aggregator.store.redis import scripts
-from gridveil_services.aggregator.store.redis.clocks import MOST_SKEW_S, differs, told
+from gridveil_services.aggregator.store.redis.clocks import MOST_SKEW_S, Told, differs, told
 from gridveil_services.aggregator.store.redis.journal import Journal
 from gridveil_services.aggregator.store.redis.keys import CityKeys
 from gridveil_services.aggregator.store.redis.lanes import Lanes, Marker
@@ -55,34 +56,42 @@ class Replica:
     leads: bool = False
     clock_differs: bool = False
     """From those of most others, by more than may be."""
+    _run: str = field(default_factory=lambda: secrets.token_hex(8))
+    _told_at: int = 0
+    """When this run told its time last, by the server's clock in milliseconds."""
     _sealed_at: dict[int, float] = field(default_factory=dict)
     """When a window was first seen to be sealed, on the real, monotonic clock."""
 
     def lead(self) -> bool:
-        """Lead, unless somebody else does or the clocks differ."""
-        now = self.clock.now()
-        call = script(
-            scripts.LEAD,
-            [self.keys.leader, self.keys.clocks],
-            self.name,
-            str(LEASE_MS),
-            repr(now),
-            str(CLOCK_KEPT_MS),
-        )
-        try:
-            ((said, stamp, flat),) = self.servers.write([call])
-        except BaseException:
-            self.leads = False
-            raise
-        words = [word.decode() for word in flat]
-        others = dict(zip(words[::2], words[1::2], strict=True))
-        others.pop(self.name, None)
+        """Lead, unless somebody else does or the clocks differ.
+
+        Raises:
+            StoreFailed: another run of this name has told its time since this one did.
+        """
+        now, self.leads = self.clock.now(), False
+        first, others = self._tell(now)
         differed = self.clock_differs
-        self.clock_differs = differs(now, told(others), int(stamp), 1 / self.clock.real(1.0))
+        self.clock_differs = differs(now, others, self._told_at, 1 / self.clock.real(1.0))
         if self.clock_differs and not differed:
             _log.error("the clocks of the aggregators differ", limit_s=MOST_SKEW_S)
-        self.leads = said == b"done" and not self.clock_differs
+        self.leads = first and not self.clock_differs
         return self.leads
+
+    def _tell(self, now: float) -> tuple[bool, dict[str, Told]]:
+        """Ask for the lease; whether it is this aggregator's, and what the others told."""
+        keys = [self.keys.leader, self.keys.clocks]
+        said = self.name, str(LEASE_MS), repr(now), str(CLOCK_KEPT_MS), self._run
+        call = script(scripts.LEAD, keys, *said, str(self._told_at))
+        ((word, *answer),) = self.servers.write([call])
+        if word == b"copied":
+            _log.error("another aggregator runs on a copy of this one's state")
+            raise self.servers.fail("an aggregator runs on a copy of this one's state")
+        stamp, flat = answer
+        words = [part.decode() for part in flat]
+        others = told(dict(zip(words[::2], words[1::2], strict=True)))
+        others.pop(self.name, None)
+        self._told_at = int(stamp)
+        return word == b"done", others
 
     def resign(self) -> None:
         """Let somebody else lead at once."""

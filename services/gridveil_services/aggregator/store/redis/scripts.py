@@ -246,11 +246,17 @@ return {'done'}
 LEAD = (
     _HEAD
     + """
--- KEYS: leader, clocks. ARGV: name, milliseconds, metering time, milliseconds that a clock is kept
+-- KEYS: leader, clocks. ARGV: name, milliseconds, metering time, milliseconds that a clock is
+-- kept, run, when this run told its time last or 0
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local held = redis.call('GET', KEYS[1])
 local clocks = redis.call('HGETALL', KEYS[2])
+local own = redis.call('HGET', KEYS[2], ARGV[1]) or ''
+local run, at = string.match(own, ' (%S+) (%d+)$')
+if run and run ~= ARGV[5] and ARGV[6] ~= '0' and tonumber(at) > tonumber(ARGV[6]) then
+  return {'copied'}
+end
 local word = 'done'
 if held and held ~= ARGV[1] then
   word = 'other'
@@ -262,7 +268,7 @@ for i = 1, #clocks, 2 do
   local told = tonumber(string.match(clocks[i + 1], ' (%d+)$') or '0')
   if now - told > tonumber(ARGV[4]) then redis.call('HDEL', KEYS[2], clocks[i]) end
 end
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[3] .. ' ' .. stamp)
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3] .. ' ' .. ARGV[5] .. ' ' .. stamp)
 return {word, stamp, clocks}
 """
 )
