@@ -68,8 +68,12 @@ class Replica:
         Raises:
             StoreFailed: another run of this name has told its time since this one did.
         """
-        now, self.leads = self.clock.now(), False
-        first, others = self._tell(now)
+        now = self.clock.now()
+        try:
+            first, others = self._tell(now)
+        except BaseException:
+            self.leads = False
+            raise
         differed = self.clock_differs
         self.clock_differs = differs(now, others, self._told_at, 1 / self.clock.real(1.0))
         if self.clock_differs and not differed:
