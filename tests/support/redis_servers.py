@@ -116,7 +116,8 @@ class RedisServer:
     def _answers(self) -> bool:
         assert self.process.poll() is None, (self.folder / "output").read_text()
         try:
-            return bool(self.client.ping())
+            # Another server may have taken the port since it was chosen.
+            return bool(self.client.info("server")["process_id"] == self.process.pid)
         except ConnectionError:
             return False
 
