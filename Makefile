@@ -99,7 +99,7 @@ mutations: $(SYNCED) ## Send every service MUTATIONS spoilt calls
 	GRIDVEIL_MUTATIONS=$(MUTATIONS) $(BIN)/python -m pytest -q --timeout 14400 \
 	  tests/integration/test_mutations.py tests/integration/test_mutations_witness.py $(PYTEST_ARGS)
 
-torture: $(SYNCED) ## Inject faults in large numbers (TORTURE_ARGS="--length long --report docs/reliability.md")
+torture: $(SYNCED) ## Inject faults in large numbers (TORTURE_ARGS="--length long --keep docs/reliability.json --report docs/reliability.md")
 	$(BIN)/python -m tests.torture $(TORTURE_ARGS)
 
 simulation: $(SYNCED) ## A cluster in simulated time: SIMULATED_DAYS for each of SIMULATED_SEEDS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tests.simulation.cluster import parallel, runs
 from tests.simulation.cluster.runs import Run
 from tests.torture.tally import Kind, Tally
@@ -18,8 +20,8 @@ def run(seed: int, budget: int) -> Tally:
     """Worlds until so many faults were injected, in so many days."""
     tally, world, days = Tally(), seed * _WORLDS, 0.0
     each = LONG_DAYS if budget > 10_000 else SHORT_DAYS
-    at_once = parallel.cores() * (8 if budget > 10_000 else 1)
     while tally.injected < budget or days < budget / FAULTS_A_DAY:
+        at_once = min(24, max(parallel.cores(), math.ceil((budget / FAULTS_A_DAY - days) / each)))
         worlds = [(world + number, each) for number in range(at_once)]
         for done in parallel.on_every_core(runs.run_named, worlds):
             _count(tally, done)
