@@ -11,7 +11,7 @@ import pytest
 
 from gridveil.meter import Meter, MeterKeys, State
 from gridveil.meters.gateway import Fate, HomeGateway, News, check_registers
-from gridveil.meters.intervals import Rules
+from gridveil.meters.intervals import Cause, Rules
 from gridveil.meters.p1 import TelegramReader
 from gridveil.meters.registers import P1_REGISTERS, parse_registers
 from gridveil.meters.state import StateFile
@@ -254,6 +254,30 @@ def test_the_kept_registers_of_another_meter_are_refused(home: Home) -> None:
         home.hear(0, 100)
     with pytest.raises(MalformedInput, match="another meter's"):
         StateFile(home.state.path, bytes(16)).load()
+
+
+def test_what_the_city_asks_is_known_without_it_after_the_first_time(home: Home) -> None:
+    with home:
+        asked = home.meter.policy()
+    home.address = "127.0.0.1:1"
+    with home:
+        assert home.meter.policy() == asked
+        home.hear(0, 100)
+        home.hear(Q, 150)
+        home.drain()
+        assert fates(home) == [(0, Fate.RECORDED, None)]
+
+
+def test_the_document_lists_every_fate_and_cause() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "meters.md").read_text("utf-8")
+    assert {fate.value for fate in Fate} == set(re.findall(r"^\| `(\w+)` \|", page, re.M))
+    for cause in Cause:
+        assert f"`{cause}`" in page
+    for line in re.findall(r"^20\S+Z  (.*)$", page, re.M):
+        fate, _, why = line.partition(": ")
+        assert fate in set(Fate)
+        assert not why or why in set(Cause)
 
 
 def test_registers_that_are_not_the_citys_are_named(home: Home) -> None:

@@ -234,7 +234,7 @@ class _Sending:
     """The thread that sends, and what it died of."""
 
     def __init__(self) -> None:
-        self.failed: GridveilError | None = None
+        self.failed: Exception | None = None
 
     def check(self) -> None:
         if self.failed is not None:
@@ -250,7 +250,7 @@ def _sending(meter: Meter) -> Iterator[_Sending]:
             while not stop.is_set():
                 meter.submit_due()
                 stop.wait(0.25)
-        except GridveilError as error:
+        except Exception as error:  # told by whoever reads on: nothing would be sent any more
             sending.failed = error
 
     thread = threading.Thread(target=send, name="sending", daemon=True)

@@ -29,8 +29,8 @@ _LINE = re.compile(rb"[ -~]*\r?\n")
 _CRC = re.compile(r"![0-9A-F]{4}\r\n\Z")
 _STAMP = re.compile(r"[0-9]{12}[SW]")
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,3})?")
-_DUTCH_TIME = ZoneInfo("Europe/Amsterdam")
-"""P1's S and W are those of the Netherlands, Belgium and their neighbours: the same everywhere."""
+_CENTRAL_EUROPE = ZoneInfo("Europe/Amsterdam")
+"""What dsmr-parser takes P1's S and W for; other zones are not told from it by a telegram."""
 
 
 class Telegrams:
@@ -182,7 +182,7 @@ def _time(telegram: str) -> int:
     parsed: datetime | None = timestamp(stamp) if _STAMP.fullmatch(stamp) else None
     if parsed is None:
         raise _fault("time", f"{_TIME} is not YYMMDDhhmmss with S or W")
-    local = parsed.astimezone(_DUTCH_TIME)
+    local = parsed.astimezone(_CENTRAL_EUROPE)
     summer = bool(local.dst())
     # An hour that never was, or summer time in winter, comes back as another one.
     if local.strftime("%y%m%d%H%M%S") + ("S" if summer else "W") != stamp:
