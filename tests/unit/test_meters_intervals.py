@@ -249,3 +249,31 @@ def test_whatever_comes_no_window_is_concluded_twice_and_no_energy_is_made_up(
         assert one.start < ends
     said = sum(one.values["import_wh"] for one in found if isinstance(one, Interval))
     assert said <= energy
+
+
+@given(st.lists(st.tuples(st.integers(1, 1500), st.integers(0, 2000)), min_size=2, max_size=40))
+def test_validated_windows_are_those_and_the_values_that_a_plain_look_at_all_readings_finds(
+    steps: list[tuple[int, int]],
+) -> None:
+    at, wh = 0, MODULUS - 5_000
+    counted = {}
+    for passed, used in steps:
+        at, wh = at + passed, wh + used
+        counted[at] = wh
+    at_boundary = {}
+    for boundary in range(0, at + 1, Q):
+        after = [moment for moment in sorted(counted) if moment >= boundary]
+        if after and after[0] - boundary <= RULES.tolerance:
+            at_boundary[boundary] = counted[after[0]]
+    wanted = {
+        START + boundary: {"import_wh": at_boundary[boundary + Q] - value}
+        for boundary, value in at_boundary.items()
+        if boundary + Q in at_boundary
+    }
+    found, _, _ = play(read(moment, value) for moment, value in counted.items())
+    validated = {
+        one.start: one.values
+        for one in found
+        if isinstance(one, Interval) and one.quality is Quality.VALIDATED
+    }
+    assert validated == wanted
