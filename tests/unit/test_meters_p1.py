@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -208,3 +210,23 @@ def test_the_hour_that_comes_twice_is_told_by_its_letter(text: str, utc: str) ->
 )
 def test_a_time_that_there_is_not_is_refused(text: str) -> None:
     assert fault(telegram(AT, CANARY, time=text)).metadata == {"fault": "time"}
+
+
+def test_without_dsmr_parser_the_gateway_names_the_extra() -> None:
+    program = """
+import sys
+sys.modules["dsmr_parser"] = None
+import gridveil.meters.gateway
+from gridveil.meters.p1 import TelegramReader
+from gridveil.meters.registers import P1_REGISTERS
+from gridveil.protocol.errors import MalformedInput
+try:
+    TelegramReader(P1_REGISTERS)
+except MalformedInput as error:
+    print(error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.startswith("CONFIG_INVALID: ")
+    assert "gridveil[meters]" in run.stdout
