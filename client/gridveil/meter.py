@@ -27,7 +27,7 @@ from gridveil.meter_identity import MeterKeys
 from gridveil.outbox import Entry, Outbox, State, Verdict
 from gridveil.pacing import Draw, system_draw
 from gridveil.profile import Profile
-from gridveil.protocol.city import CityParameters
+from gridveil.protocol.city import CityParameters, CityPolicy
 from gridveil.protocol.errors import Reason, Unavailable
 from gridveil.protocol.report import Report
 from gridveil.reporting import ReportBuilder
@@ -209,6 +209,15 @@ class Meter(_MeterBase):
             self._recorded += 1
             self._changed.notify_all()
 
+    def policy(self) -> CityPolicy:
+        """What the city asks of a meter: registers and windows. Fetched once, then kept.
+
+        Raises:
+            NotAuthentic: KEY_NOT_PINNED if the pinned key-holder did not sign it.
+            Unavailable: it is not known yet, and the aggregator is out of reach.
+        """
+        return run_steps(self._submitter.known_policy(), self._call)
+
     def submit_due(self) -> list[Verdict]:
         """Send the reports whose time has come, once; what became of them."""
         with self._sending:
@@ -283,6 +292,10 @@ class AsyncMeter(_MeterBase):
         """As :meth:`Meter.record`."""
         await run_steps_async(self._record(window_start, values, registers), self._call)
         self._recorded.set()
+
+    async def policy(self) -> CityPolicy:
+        """As :meth:`Meter.policy`."""
+        return await run_steps_async(self._submitter.known_policy(), self._call)
 
     async def submit_due(self) -> list[Verdict]:
         """As :meth:`Meter.submit_due`."""

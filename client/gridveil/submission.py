@@ -126,6 +126,12 @@ class Submitter:
         """The parameters in force now, fetched and verified. Errors as for ``parameters``."""
         return (yield from self._request(0))
 
+    def known_policy(self) -> Steps[CityPolicy]:
+        """The policy last known, of an earlier run as well; fetched if there is none."""
+        if not self._known:
+            yield from self._request(0)
+        return self._known[0].policy
+
     def record(self, meter_id: bytes, window_start: int, values: Mapping[str, int]) -> Steps[None]:
         """Check, build and persist one reading; nothing is persisted if this raises.
 

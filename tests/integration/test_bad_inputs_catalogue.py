@@ -17,7 +17,7 @@ from gridveil_services.rpc.errors import CODES
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "bad-inputs.md").read_text("utf-8")
 NOT_BUILT_HEADING = "## Not built yet"
-LAST = 103
+LAST = 110
 UNUSED = {35, 41, 42, 45, 57, 65, 67, 74}
 """Numbers that no row has."""
 
@@ -29,6 +29,9 @@ PRECHECK = "integration/test_keyholder_precheck.py"
 IDENTITY = "integration/test_rpc_identity.py"
 LIMITS = "integration/test_rpc_limits.py"
 MESSAGES = "integration/test_rpc_messages.py"
+
+TELEGRAMS = "unit/test_meters_p1.py"
+HOME = "integration/test_meters_gateway.py"
 
 MALFORMED_CALL = f"{SERVICES}::test_a_malformed_call_of_any_method_is_refused_by_its_reason"
 BAD_REPORT = f"{REPORTS}::test_a_bad_report_is_refused_and_changes_nothing"
@@ -286,6 +289,20 @@ TESTED: dict[int, tuple[str, ...]] = {
         "::test_a_release_that_came_in_while_it_was_locked_claims_nothing",
         "unit/test_keyholder_policy.py::test_while_locked_only_what_is_over_is_told_so",
     ),
+    104: (
+        f"{TELEGRAMS}::test_a_wrong_checksum_names_itself_and_the_next_telegram_works",
+        f"{TELEGRAMS}::test_a_telegram_without_a_checksum_is_refused",
+    ),
+    105: (f"{TELEGRAMS}::test_a_telegram_without_end_is_dropped_within_its_bound",),
+    106: (f"{TELEGRAMS}::test_a_telegram_that_is_cut_off_is_named",),
+    107: (
+        f"{TELEGRAMS}::test_a_line_that_is_not_as_the_standard_says_is_named_and_nothing_is_read",
+    ),
+    108: (f"{TELEGRAMS}::test_a_time_that_there_is_not_is_refused",),
+    109: (
+        f"{TELEGRAMS}::test_a_line_that_is_not_as_the_standard_says_is_named_and_nothing_is_read",
+    ),
+    110: (f"{HOME}::test_a_live_meter_whose_clock_is_wrong_is_not_believed",),
 }
 """The tests of each row, by file and name."""
 

@@ -26,6 +26,8 @@ REDIS = ("redis", "gridveil_services.aggregator.store.redis")
 COUNTING = ("prometheus_client",)
 # Where no traces are sent, nothing traces.
 TRACING = ("opentelemetry", "gridveil.tracing.otel")
+# Only a gateway beside a real meter reads telegrams.
+METERS = ("dsmr_parser", "dlms_cosem", "serial")
 KEYHOLDER = ("gridveil_services.keyholder",)
 TOTALS = ("gridveil_services.totals",)
 
@@ -50,9 +52,9 @@ ABSENT: dict[str, tuple[str, ...]] = {
         *AGGREGATOR,
     ),
     "gridveil_services.keyholder.serve": (*NOISE, *COUNTING, *TRACING, *AGGREGATOR),
-    "gridveil.meter": (*NOISE, *TRACING),
-    "gridveil.operator": (*HOMOMORPHIC, *DECODING, *NOISE, *TRACING),
-    "gridveil.cli": (*HOMOMORPHIC, *DECODING, *NOISE, *TRACING),
+    "gridveil.meter": (*METERS, *NOISE, *TRACING),
+    "gridveil.operator": (*METERS, *HOMOMORPHIC, *DECODING, *NOISE, *TRACING),
+    "gridveil.cli": (*METERS, *HOMOMORPHIC, *DECODING, *NOISE, *TRACING),
 }
 
 

@@ -6,7 +6,17 @@ from importlib.metadata import version as installed_version
 
 import typer
 
-from gridveil.cli import enrolment, fsck, health, household, loadtest, log, meters, totals
+from gridveil.cli import (
+    enrolment,
+    fsck,
+    health,
+    household,
+    loadtest,
+    log,
+    meter_gateway,
+    meters,
+    totals,
+)
 from gridveil.cli.arguments import JsonOption
 from gridveil.cli.extensions import RootGroup
 from gridveil.cli.output import EXIT_CODES, print_json
@@ -29,6 +39,7 @@ app = typer.Typer(
     epilog=EXIT_CODES,
 )
 enrolment.app.command()(meters.simulate)
+enrolment.app.command()(meter_gateway.run)
 enrolment.app.command()(household.check)
 app.command()(fsck.fsck)
 app.add_typer(totals.app, name="totals")

@@ -26,7 +26,7 @@ app = typer.Typer(
     cls=ExtensibleGroup,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Enrol, withdraw, suspect and simulate meters.",
+    help="Enrol, withdraw, suspect, run and simulate meters.",
     epilog=EXIT_CODES,
 )
 
