@@ -182,8 +182,8 @@ REDIS_MUTANTS: dict[str, Mutant] = {
     ),
     "reports are taken before anybody is told who takes them": _shared(
         f"{_REDIS}/store.py",
-        "        self._join(start)\n        return self._windows[start]\n",
-        "        self._joined.add(start)\n        return self._windows[start]\n",
+        "        self._join(start)\n        self._freshness.resolve()\n",
+        "        self._joined.add(start)\n        self._freshness.resolve()\n",
         _ACKNOWLEDGED,
         "named_in_a_window",
         "assert names_in(client) == ",
