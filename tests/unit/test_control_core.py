@@ -234,6 +234,9 @@ def test_rules_are_read_from_a_file(tmp_path: Path) -> None:
         ("stale_after_s = 0", "stale_after_s"),
         ("min_coverage_percent = 0", "min_coverage_percent"),
         ("register = 1", "register"),
+        ("sites_w = { works = 5 }", "sites_share_w"),
+        ("sites_share_w = 1000001", "sites_share_w"),
+        ("sites_share_w = 9\nsites_w = { works = 0 }", "sites_w"),
     ],
 )
 def test_wrong_rules_are_refused_by_name(tmp_path: Path, line: str, named: str) -> None:

@@ -171,3 +171,17 @@ def test_rules_for_another_register_are_refused(files: Path) -> None:
 
 def test_no_totals_are_no_signals(files: Path) -> None:
     assert signals(files) == []
+
+
+def test_openadr_objects_come_with_the_signals_when_asked_for(files: Path) -> None:
+    rows = json.dumps([total(0, 150), gap(1)])
+    ended = replay(files, rows, "--json", "--program", "city-dr", "--report", "event-7")
+    found = json.loads(ended.stdout)
+    payloads = [row["events"][0]["intervals"][0]["payloads"][0] for row in found["signals"]]
+    assert payloads == [{"type": "SIMPLE", "values": [0]}] * 2
+    qualities = [
+        interval["payloads"][-1]["values"]
+        for interval in found["report"]["resources"][0]["intervals"]
+    ]
+    assert qualities == [["OK"], ["MISSING"]]
+    assert "events" not in json.loads(replay(files, rows, "--json").stdout)["signals"][0]

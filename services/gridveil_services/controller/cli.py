@@ -13,6 +13,7 @@ from gridveil.cli.output import EXIT_CODES, console, print_json, utc, window_jso
 
 if TYPE_CHECKING:
     from gridveil_services.controller.replay import Replayed
+    from gridveil_services.controller.rules import ControlRules
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, epilog=EXIT_CODES)
 
@@ -38,6 +39,14 @@ def replay(
         int,
         typer.Option(min=0, max=86_400, help="Seconds from a window's end until it was settled."),
     ] = 120,
+    program: Annotated[
+        str | None,
+        typer.Option(help="With --json: OpenADR events as well, for the program with this id."),
+    ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(help="With --json: an OpenADR report as well, to the event with this id."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show what would have been signalled, a line a window.
@@ -47,26 +56,33 @@ def replay(
 
     Example: gridveil control replay --totals totals.json --rules control.toml
     """
+    from gridveil_services.controller.openadr import usage_report
     from gridveil_services.controller.replay import replay as replayed
     from gridveil_services.controller.rules import ControlRules
     from gridveil_services.controller.totals_file import read_totals
 
     pinned = load_profile(profile) if profile else None
-    rows = read_totals(totals, pinned)
-    found = list(replayed(ControlRules.load(rules), rows, settle, parse_bound(until)))
+    rows, loaded = read_totals(totals, pinned), ControlRules.load(rules)
+    found = list(replayed(loaded, rows, settle, parse_bound(until)))
     if json:
-        signals = [window_json(at) | {"signal": _plain(one)} for at, one in found]
-        print_json({"signatures_checked": pinned is not None, "signals": signals})
+        shown: dict[str, Any] = {"signals": [_row(loaded, one, program) for one in found]}
+        if report:
+            windows = [(one.window_start, one.event) for one in found]
+            shown["report"] = usage_report(loaded, report, "gridveil", windows)
+        print_json({"signatures_checked": pinned is not None, **shown})
         return
     _show(found)
     if pinned is None:
         typer.echo("signatures not checked: name an operator's profile with --profile", err=True)
 
 
-def _plain(signal: object) -> Any:
+def _row(rules: ControlRules, one: Replayed, program: str | None) -> dict[str, Any]:
     import msgspec
 
-    return msgspec.to_builtins(signal)
+    from gridveil_services.controller.openadr import events
+
+    row = window_json(one.window_start) | {"signal": msgspec.to_builtins(one.signal)}
+    return row | ({"events": events(rules, program, one.signal)} if program else {})
 
 
 def _show(found: Sequence[Replayed]) -> None:
@@ -75,7 +91,7 @@ def _show(found: Sequence[Replayed]) -> None:
     table = Table("window", "level", "basis", "cause")
     for heading in ("measured W", "estimated W", "ramp W"):
         table.add_column(heading, justify="right")
-    for window, signal in found:
+    for window, _, signal in found:
         reason = f" ({signal.reason})" if signal.reason else ""
         figures = (signal.measured_w, signal.estimated_w, signal.ramp_w)
         table.add_row(

@@ -149,7 +149,7 @@ def step(rules: ControlRules, state: State, event: Event) -> tuple[State, Signal
         return _without_news(rules, state, Cause.NOT_RELEASED, event.reason, event.window_start)
     if _is_late(rules, state, event):
         return _without_news(rules, state, Cause.LATE, "", event.window_start)
-    if event.count * 100 < event.enrolled * rules.min_coverage_percent:
+    if not rules.covers(event.count, event.enrolled):
         return _without_news(rules, state, Cause.COVERAGE, "", event.window_start)
     return _act(rules, state, event)
 

@@ -15,9 +15,10 @@ MOST_WINDOWS = 1_000_000
 
 
 class Replayed(NamedTuple):
-    """What was signalled when a window was due."""
+    """What was signalled when a window was due, and what was known of it."""
 
     window_start: int
+    event: Event
     signal: Signal
 
 
@@ -39,7 +40,7 @@ def replay(
     state = State()
     for window, event in _events(rules, rows, settle_s, until):
         state, signal = step(rules, state, event)
-        yield Replayed(window, signal)
+        yield Replayed(window, event, signal)
 
 
 def _events(

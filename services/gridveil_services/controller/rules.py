@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
+
 from gridveil.config import ConfigFile, load
 from gridveil.protocol.errors import MalformedInput, Reason
 
@@ -32,6 +34,11 @@ class ControlRules(ConfigFile, frozen=True, kw_only=True):
     min_coverage_percent: int = 80
     """A total of a smaller share of the enrolled meters is treated as missing."""
 
+    sites_w: dict[str, int] = msgspec.field(default_factory=dict)
+    """Contracted power of the sites that are told a limit, by their OpenADR target."""
+    sites_share_w: int = 0
+    """What all sites together may draw at level 3."""
+
     def __post_init__(self) -> None:
         if self.window_length not in range(60, 86_401):
             _refuse("window_length", "is 60 to 86400 seconds")
@@ -50,10 +57,20 @@ class ControlRules(ConfigFile, frozen=True, kw_only=True):
             _refuse("stale_after_s", "is 1 to 86400 seconds")
         if self.min_coverage_percent not in range(1, 101):
             _refuse("min_coverage_percent", "is 1 to 100")
+        if not all(0 < len(name) <= 128 and 0 < w < 2**50 for name, w in self.sites_w.items()):
+            _refuse("sites_w", "are names of 1 to 128 characters with 1 to 2^50 - 1 W")
+        # Without a share every site would be told to draw nothing.
+        least = 1 if self.sites_w else 0
+        if not least <= self.sites_share_w <= self.capacity_w:
+            _refuse("sites_share_w", "is at most capacity_w, and more than 0 if there are sites_w")
 
     def threshold_w(self, level: int) -> int:
         """From which demand on a level (1 to 3) is signalled."""
         return self.capacity_w * self.levels_percent[level - 1] // 100
+
+    def covers(self, count: int, enrolled: int) -> bool:
+        """Whether a total of so many meters is one to act on."""
+        return count * 100 >= enrolled * self.min_coverage_percent
 
     @classmethod
     def load(cls, path: Path) -> ControlRules:
