@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import ingest, meter, release, store, verification
+from benchmarks import forecast, ingest, meter, release, store, verification
 
 ALL = {
     "meter": meter.main,
@@ -13,6 +13,7 @@ ALL = {
     "release": release.main,
     "verification": verification.main,
     "store": store.main,
+    "forecast": forecast.main,
 }
 
 

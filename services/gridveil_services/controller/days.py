@@ -1,0 +1,32 @@
+"""Days by local time: 92, 96 or 100 quarter-hours, where daylight saving begins and ends."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+
+def windows_of(day: date, zone: ZoneInfo, length: int) -> list[int]:
+    """Starts (Unix seconds) of the windows of ``length`` seconds from midnight to midnight."""
+    return list(range(_midnight(day, zone), _midnight(day + timedelta(days=1), zone), length))
+
+
+def day_of(window_start: int, zone: ZoneInfo) -> date:
+    """The local day that a window begins in."""
+    return datetime.fromtimestamp(window_start, zone).date()
+
+
+def same_time_before(window_start: int, days: int, zone: ZoneInfo) -> int:
+    """The window at the same local time some days before.
+
+    An hour that a day has not is taken as the hour after it; one that it has twice as the one of
+    the same order.
+    """
+    local = datetime.fromtimestamp(window_start, zone)
+    # Arithmetic forgets which of two hours of the same name it was.
+    before = (local - timedelta(days=days)).replace(fold=local.fold)
+    return int(before.astimezone(UTC).timestamp())
+
+
+def _midnight(day: date, zone: ZoneInfo) -> int:
+    return int(datetime.combine(day, time(), zone).astimezone(UTC).timestamp())
