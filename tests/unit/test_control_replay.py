@@ -169,6 +169,29 @@ def test_rules_for_another_register_are_refused(files: Path) -> None:
     assert ended.stderr.startswith("CONFIG_INVALID: ")
 
 
+def test_totals_of_other_windows_than_the_rules_are_refused(files: Path) -> None:
+    (files / "control.toml").write_text(RULES + "window_length = 300\n")
+    ended = replay(files, json.dumps([total(0, 230)]))
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("CONFIG_INVALID: ")
+
+
+def test_totals_of_two_cities_are_refused_also_without_a_profile(files: Path) -> None:
+    ended = replay(files, json.dumps([total(0, 230), total(1, 230, city_id=bytes(16))]))
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("KEY_NOT_PINNED: ")
+
+
+def test_a_file_above_128_mib_is_refused(files: Path) -> None:
+    replay(files, "")
+    with (files / "totals.json").open("r+b") as file:
+        file.truncate(128 * 2**20 + 1)
+    typed = ["--totals", str(files / "totals.json"), "--rules", str(files / "control.toml")]
+    ended = RUNNER.invoke(app, ["control", "replay", *typed])
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("MESSAGE_TOO_LARGE: ")
+
+
 def test_no_totals_are_no_signals(files: Path) -> None:
     assert signals(files) == []
 

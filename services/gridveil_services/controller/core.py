@@ -220,8 +220,7 @@ def _without_news(
     stale_at = state.window_start + rules.window_length + rules.stale_after_s
     if state.at >= stale_at + rules.hold_safe_s:
         cause = Cause.STALE if cause is Cause.WAITING else cause
-        changed_at = state.at if state.level else state.changed_at
-        state = msgspec.structs.replace(state, level=0, changed_at=changed_at)
+        state = msgspec.structs.replace(state, level=0)
         return state, Signal(state.at, shown, 0, Basis.NEUTRAL, cause, reason=reason)
     if state.at >= stale_at and cause is Cause.WAITING:
         cause = Cause.STALE
