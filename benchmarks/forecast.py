@@ -22,9 +22,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from benchmarks.measure import Goal, parser, report
+from gridveil.days import windows_of
 from gridveil.simulator.csv_source import CsvSource
 from gridveil.simulator.readings import ReadingBounds
-from gridveil_services.controller.days import windows_of
 from gridveil_services.controller.forecast import COVERAGE, Array, Forecaster
 
 ZONE = ZoneInfo("Europe/Zurich")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -19,17 +20,7 @@ LAST = METERS - 1
 @pytest.fixture
 def world() -> Iterator[World]:
     """Two aggregators on one server, whose replica nobody waits for; nothing comes by chance."""
-    calm = Profile(
-        processes=2,
-        masters=1,
-        wait=0,
-        enrolled=20,
-        between_faults=0.0,
-        call_faults=0.0,
-        switching=0.0,
-        misbehaving=0.0,
-        losing_answers=0.0,
-    )
+    calm = replace(Profile.calm(2, 1, wait=0), switching=0.0)
     with World(1, calm) as world:
         world.meters.on = False
         world.run(2 * LENGTH)
@@ -69,16 +60,22 @@ def forget_nothing(world: World) -> None:
     master.fail_over(0)
 
 
-def test_it_acknowledges_nothing_of_a_window_that_others_released_and_redis_forgot(
-    world: World,
-) -> None:
+def come_back_after_a_release(world: World, others_pause_s: float) -> int:
+    """One was away over it, is back before the others look, and has a report; the window."""
     start = reported(world)
     away, other = world.processes
     send_away(away)
     forget_the_seal(world, start + LENGTH + 450)
-    other.pause(60)
+    other.pause(others_pause_s)
     away.resume()
     world.meters.submit([(start, LAST, 0)], to=away)
+    return start
+
+
+def test_it_acknowledges_nothing_of_a_window_that_others_released_and_redis_forgot(
+    world: World,
+) -> None:
+    start = come_back_after_a_release(world, 60)
     world.run(30)
     assert LAST not in world.oracle.history(start).acknowledged
 
@@ -86,15 +83,9 @@ def test_it_acknowledges_nothing_of_a_window_that_others_released_and_redis_forg
 def test_it_says_that_the_window_was_released_once_the_others_have_told_redis_again(
     world: World,
 ) -> None:
-    start = reported(world)
-    away, other = world.processes
-    send_away(away)
-    forget_the_seal(world, start + LENGTH + 450)
-    other.pause(20)
-    away.resume()
-    world.meters.submit([(start, LAST, 0)], to=away)
+    start = come_back_after_a_release(world, 20)
     world.run(300)
-    window = away.store.window(start)
+    window = world.processes[0].store.window(start)
     assert window is not None
     assert window.phase is Phase.RELEASED
     assert LAST not in world.oracle.history(start).acknowledged

@@ -49,17 +49,7 @@ def test_every_kind_of_fault_comes_up() -> None:
 
 
 def test_without_faults_every_window_is_released_with_every_meter() -> None:
-    calm = Profile(
-        processes=3,
-        masters=3,
-        wait=2,
-        enrolled=20,
-        between_faults=0.0,
-        call_faults=0.0,
-        misbehaving=0.0,
-        losing_answers=0.0,
-    )
-    done = run(5, 0.25, calm)
+    done = run(5, 0.25, Profile.calm(3, 3, wait=2))
     assert not done.violation
     assert done.counts["windows released"] == 24
     assert done.counts["reports counted"] == 24 * 20

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.forecast import DAYS, FIRST, SCORED, demand, score
-from gridveil_services.controller.days import windows_of
+from gridveil.days import windows_of
 from gridveil_services.controller.forecast import Forecaster, Method
 
 ZONE = ZoneInfo("Europe/Zurich")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gridveil.days import windows_of
 from gridveil.meters.intervals import (
     Cause,
     Finding,
@@ -20,7 +21,6 @@ from gridveil.meters.intervals import (
     Rules,
     Track,
     follow,
-    windows_of_day,
 )
 from gridveil.meters.registers import MODULUS, Reading, RegisterMap, advance, parse_registers
 from gridveil.protocol.errors import MalformedInput
@@ -190,7 +190,7 @@ def test_named_registers_are_sums_and_each_rolls_over_by_itself() -> None:
     [(date(2026, 3, 29), 92), (date(2026, 6, 1), 96), (date(2026, 10, 25), 100)],
 )
 def test_a_day_has_as_many_windows_as_its_clock_says(day: date, windows: int) -> None:
-    starts = windows_of_day(day, AMSTERDAM, Q)
+    starts = windows_of(day, AMSTERDAM, Q)
     assert len(starts) == windows
     assert datetime.fromtimestamp(starts[0], AMSTERDAM).isoformat().startswith(f"{day}T00:00:00")
     readings = [Reading("a", at, {CODE: at - starts[0]}) for at in (*starts, starts.stop)]

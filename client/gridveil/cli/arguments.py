@@ -21,6 +21,12 @@ ProfileOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+ClockOriginOption = Annotated[
+    str | None, typer.Option(help="METERING@REAL; development cities only.")
+]
+ClockRateOption = Annotated[
+    float, typer.Option(help="Metering seconds a second; development cities only.")
+]
 WindowArgument = Annotated[
     str,
     typer.Argument(

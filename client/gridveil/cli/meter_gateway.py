@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gridveil.cli.arguments import JsonOption, ProfileOption, load_profile
+from gridveil.cli.arguments import (
+    ClockOriginOption,
+    ClockRateOption,
+    JsonOption,
+    ProfileOption,
+    load_profile,
+)
 from gridveil.cli.output import ExitCode, one_line, print_json, print_line, utc, window_json
 from gridveil.clock import make_clock
 from gridveil.protocol.errors import GridveilError
@@ -43,12 +49,8 @@ def run(
             help="How many seconds after its end a window's last telegram may come.",
         ),
     ] = 30,
-    clock_origin: Annotated[
-        str | None, typer.Option(help="METERING@REAL; development cities only.")
-    ] = None,
-    clock_rate: Annotated[
-        float, typer.Option(help="Metering seconds a second; development cities only.")
-    ] = 1.0,
+    clock_origin: ClockOriginOption = None,
+    clock_rate: ClockRateOption = 1.0,
     json: JsonOption = False,
 ) -> None:
     """Report a home's energy from the P1 port of its meter, window by window.

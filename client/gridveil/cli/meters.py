@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gridveil.cli.arguments import JsonOption, ProfileOption, load_profile, parse_window
+from gridveil.cli.arguments import (
+    ClockOriginOption,
+    ClockRateOption,
+    JsonOption,
+    ProfileOption,
+    load_profile,
+    parse_window,
+)
 from gridveil.cli.output import ExitCode, print_json, window_json
 from gridveil.clock import make_clock
 from gridveil.meter_identity import read_fleet
@@ -56,12 +63,8 @@ def simulate(
         int | None,
         typer.Option(min=0, help="Processes that encrypt. Default: by the fleet's size."),
     ] = None,
-    clock_origin: Annotated[
-        str | None, typer.Option(help="METERING@REAL; development cities only.")
-    ] = None,
-    clock_rate: Annotated[
-        float, typer.Option(help="Metering seconds a second; development cities only.")
-    ] = 1.0,
+    clock_origin: ClockOriginOption = None,
+    clock_rate: ClockRateOption = 1.0,
     json: JsonOption = False,
 ) -> None:
     """Play readings as the reports of simulated meters, window by window as time passes.

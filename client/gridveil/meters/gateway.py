@@ -92,7 +92,7 @@ class HomeGateway:
         self._state = state
         self._clock = clock
         self._rules = rules
-        self._tell = tell
+        self.tell = tell
         self._kept = state.load()
         self._again_at = 0.0
 
@@ -174,7 +174,7 @@ class HomeGateway:
 
     def _say(self, news: News) -> None:
         self.tally.windows[news.fate] += news.windows
-        self._tell(news)
+        self.tell(news)
 
     def _digest(self, serial: str) -> str:
         """Tells a meter from its successor, without its serial number."""
@@ -221,7 +221,7 @@ def run_p1(
             except Unavailable as error:
                 if error.reason in _FAILED_STORE or not follower.begun:
                     raise
-                gateway._tell(error)
+                gateway.tell(error)
                 sending.check()
                 clock.sleep(_AGAIN_S)
         if not live:
@@ -293,7 +293,7 @@ class _Follower:
             if fault.reason is not Reason.READING_INVALID:
                 raise
             self.gateway.tally.faults[fault.metadata["fault"]] += 1
-            self.gateway._tell(fault)
+            self.gateway.tell(fault)
 
 
 def _sendable(findings: tuple[Finding, ...]) -> Iterator[tuple[int, dict[str, int]]]:

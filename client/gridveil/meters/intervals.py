@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, time, timedelta
 from enum import StrEnum
-from zoneinfo import ZoneInfo
 
 from gridveil.meters.registers import MODULUS, Reading, RegisterMap, advance
 
@@ -149,20 +147,6 @@ def follow(track: Track | None, reading: Reading, rules: Rules) -> Step:
     if _counted(last.registers, reading, reading.at - last.at, rules) is None:
         return _interrupted(track, reading, rules, Cause.REGISTER_SET)
     return _continued(track, reading, rules)
-
-
-def windows_of_day(day: date, zone: ZoneInfo, length: int) -> range:
-    """The windows of a local day: of quarter-hours 96, and 92 or 100 where clocks change.
-
-    Args:
-        day: the date in ``zone``.
-        zone: where the day is.
-        length: of a window, seconds; divides the day's beginning and end.
-    """
-    begins, ends = (
-        int(datetime.combine(one, time(), zone).timestamp()) for one in (day, day + timedelta(1))
-    )
-    return range(begins, ends, length)
 
 
 def _clock_was_set(last: Reading, reading: Reading, rules: Rules) -> bool:

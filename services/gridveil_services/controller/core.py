@@ -212,7 +212,7 @@ def _without_news(
     reason: str = "",
     window_start: int | None = None,
 ) -> tuple[State, Signal]:
-    """Hold the last signal for as long as the rules allow; then neutral, and all is forgotten."""
+    """Hold the last signal for as long as the rules allow; then neutral."""
     shown = state.window_start if window_start is None else window_start
     if state.window_start is None:
         cause = Cause.NO_TOTAL if cause is Cause.WAITING else cause

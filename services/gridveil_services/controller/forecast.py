@@ -18,7 +18,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from gridveil_services.controller.days import same_time_before, windows_of
+from gridveil.days import same_time_before, windows_of
 
 Array = npt.NDArray[np.float64]
 

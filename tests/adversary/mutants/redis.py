@@ -322,6 +322,14 @@ REDIS_MUTANTS: dict[str, Mutant] = {
         "earlier_of_two",
         _NO_REFUSAL,
     ),
+    "what took too long to store is acknowledged": _shared(
+        f"{_REDIS}/commits.py",
+        "        self._check_may_acknowledge(acknowledged)\n",
+        "",
+        "tests/contract/test_store_redis_away.py",
+        "took_too_long",
+        _NO_REFUSAL,
+    ),
     "who was away asks nobody": _shared(
         f"{_REDIS}/freshness.py",
         "return self._age() <= FRESH_S and start not in self._doubts",

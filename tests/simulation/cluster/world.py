@@ -81,6 +81,20 @@ class Profile:
     """How much later late submissions are."""
 
     @classmethod
+    def calm(cls, processes: int, masters: int, wait: int) -> Self:
+        """Where nothing fails and nobody misbehaves."""
+        return cls(
+            processes,
+            masters,
+            wait,
+            enrolled=20,
+            between_faults=0.0,
+            call_faults=0.0,
+            misbehaving=0.0,
+            losing_answers=0.0,
+        )
+
+    @classmethod
     def of(cls, seed: int) -> Self:
         """As a seed wants it."""
         source = random.Random(f"profile {seed}")

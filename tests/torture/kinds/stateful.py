@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import hypothesis
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -25,7 +27,7 @@ def _part(given: tuple[int, int]) -> Tally:
     from tests.simulation.test_cluster_machine import Cluster, settings_for
 
     seed, budget = given
-    Cluster.runs, Cluster.counts = 0, type(Cluster.counts)()
+    Cluster.runs, Cluster.counts = 0, Counter()
     tally = Tally()
     try:
         hypothesis.seed(seed)(Cluster)

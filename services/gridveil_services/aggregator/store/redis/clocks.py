@@ -6,7 +6,6 @@ Which window takes reports, and when it is sealed, goes by each aggregator's own
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 MOST_SKEW_S = 600.0
 """Metering time that clocks may differ by."""
@@ -14,30 +13,21 @@ FRESH_MS = 10_000
 """Older words of others are not compared with."""
 
 
-class Told(NamedTuple):
-    """What an aggregator told last."""
-
-    metering: float
-    """Its time."""
-    run: str
-    """Chosen at random by each of its runs."""
-    stamp: int
-    """When it told, by the server's clock in milliseconds."""
-
-
-def told(answer: Mapping[str, str]) -> dict[str, Told]:
-    """By aggregator, where it can be read."""
+def told(answer: Mapping[str, str]) -> dict[str, tuple[float, int]]:
+    """Metering time, and the server's in milliseconds, by aggregator, where they can be read."""
     clocks = {}
     for name, words in answer.items():
         try:
-            metering, run, stamp = words.split()
-            clocks[name] = Told(float(metering), run, int(stamp))
+            metering, _run, stamp = words.split()
+            clocks[name] = float(metering), int(stamp)
         except ValueError:
             continue
     return clocks
 
 
-def differs(own: float, others: Mapping[str, Told], server_ms: int, rate: float) -> bool:
+def differs(
+    own: float, others: Mapping[str, tuple[float, int]], server_ms: int, rate: float
+) -> bool:
     """Whether more than half of the others have another time.
 
     Of two that differ nobody can say which is wrong: both stop.
@@ -49,9 +39,9 @@ def differs(own: float, others: Mapping[str, Told], server_ms: int, rate: float)
         rate: metering seconds per real second.
     """
     fresh = [
-        other.metering + (server_ms - other.stamp) / 1000 * rate
-        for other in others.values()
-        if server_ms - other.stamp <= FRESH_MS
+        metering + (server_ms - stamp) / 1000 * rate
+        for metering, stamp in others.values()
+        if server_ms - stamp <= FRESH_MS
     ]
     apart = sum(abs(own - metering) > MOST_SKEW_S for metering in fresh)
     return 2 * apart > len(fresh)

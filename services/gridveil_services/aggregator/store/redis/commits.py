@@ -152,7 +152,7 @@ class Commits:
             self._take(lane, queue, step, answer, outcomes)
 
     def _check_may_acknowledge(self, lanes: Iterable[Place]) -> None:
-        if not all(self.may_acknowledge(start) for start, _ in lanes):
+        if not all(map(self.may_acknowledge, {start for start, _ in lanes})):
             raise catching_up()
 
     def _take(

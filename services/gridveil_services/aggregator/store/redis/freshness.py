@@ -53,6 +53,10 @@ class Freshness:
         """Nothing is known of how far a window had come before now."""
         self._doubts[start] = ""
 
+    def forget(self, start: int) -> None:
+        """A window is settled or gone."""
+        self._doubts.pop(start, None)
+
     def looked(
         self,
         began: tuple[float, float],
@@ -103,10 +107,6 @@ class Freshness:
             for asker, asked in record.inquiries.items():
                 if asker != self.name and record.answers.get((asker, self.name)) != asked:
                     self.remote.answer(start, asker, self.name, asked)
-
-    def forget(self, start: int) -> None:
-        """A window is settled or gone."""
-        self._doubts.pop(start, None)
 
     def _age(self) -> float:
         return math.inf if self._looked_at is None else _between(self._looked_at, now())

@@ -17,7 +17,7 @@ from gridveil.clock import Clock
 from gridveil.protocol.errors import IntegrityLost, Reason, Unavailable
 from gridveil_services.aggregator.store.interface import StoreFailed, Window
 from gridveil_services.aggregator.store.redis import scripts
-from gridveil_services.aggregator.store.redis.clocks import MOST_SKEW_S, Told, differs, told
+from gridveil_services.aggregator.store.redis.clocks import MOST_SKEW_S, differs, told
 from gridveil_services.aggregator.store.redis.journal import Journal
 from gridveil_services.aggregator.store.redis.keys import CityKeys
 from gridveil_services.aggregator.store.redis.lanes import Lanes, Marker
@@ -81,7 +81,7 @@ class Replica:
         self.leads = first and not self.clock_differs
         return self.leads
 
-    def _tell(self, now: float) -> tuple[bool, dict[str, Told]]:
+    def _tell(self, now: float) -> tuple[bool, dict[str, tuple[float, int]]]:
         """Ask for the lease; whether it is this aggregator's, and what the others told."""
         keys = [self.keys.leader, self.keys.clocks]
         said = self.name, str(LEASE_MS), repr(now), str(CLOCK_KEPT_MS), self._run

@@ -6,9 +6,9 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 
-def windows_of(day: date, zone: ZoneInfo, length: int) -> list[int]:
+def windows_of(day: date, zone: ZoneInfo, length: int) -> range:
     """Starts (Unix seconds) of the windows of ``length`` seconds from midnight to midnight."""
-    return list(range(_midnight(day, zone), _midnight(day + timedelta(days=1), zone), length))
+    return range(_midnight(day, zone), _midnight(day + timedelta(days=1), zone), length)
 
 
 def day_of(window_start: int, zone: ZoneInfo) -> date:

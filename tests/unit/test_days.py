@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gridveil_services.controller.days import day_of, same_time_before, windows_of
+from gridveil.days import day_of, same_time_before, windows_of
 
 ZURICH = ZoneInfo("Europe/Zurich")
 
@@ -36,7 +36,7 @@ def test_the_same_time_a_week_ago_is_by_the_clock_on_the_wall() -> None:
 
 
 def test_an_hour_that_a_day_has_twice_is_told_apart() -> None:
-    twice = windows_of(date(2018, 10, 28), ZURICH, 900)[8:16]  # 02:00 to 02:45, and again
+    twice = list(windows_of(date(2018, 10, 28), ZURICH, 900)[8:16])  # 02:00 to 02:45, and again
     assert [same_time_before(window, 0, ZURICH) for window in twice] == twice
 
 
