@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -224,40 +223,34 @@ def serve(config: AggregatorConfig, clock: Clock, *, shared: bool = False) -> No
         StoreFailed: it failed, now or at the start; the next start checks it.
     """
     keep_freed_memory()
-    failed, draining = threading.Event(), threading.Event()
+    failed, stop = threading.Event(), threading.Event()
 
     def stop_if_failed() -> None:
         failed.wait()
         _log.error("the store has failed")
-        os.kill(os.getpid(), signal.SIGTERM)
+        stop.set()
 
     with Aggregator(config, clock, on_failure=failed.set, shared=shared) as aggregator:
         collect_less_garbage()
         threading.Thread(target=stop_if_failed, name="fail-stop", daemon=True).start()
         if shared:
             threading.Thread(
-                target=_stop_with_parent, args=(draining,), name="parent", daemon=True
+                target=_stop_with_parent, args=(stop,), name="parent", daemon=True
             ).start()
         aggregator.start()
-
-        def drain() -> None:
-            draining.set()
-            aggregator.stop_background()
-
-        run_until_signal(aggregator.server, on_drain=drain)
+        run_until_signal(aggregator.server, on_drain=aggregator.stop_background, stop=stop)
     if failed.is_set():
         raise StoreFailed("the store has failed")
 
 
-def _stop_with_parent(draining: threading.Event) -> None:
+def _stop_with_parent(stop: threading.Event) -> None:
     """Drain when whoever started this process is gone or wants it: standard input is at its end.
 
-    A second signal would end the process at once.
+    Not by a signal: if one has come already, a second would end the process at once.
     """
     while os.read(0, 1):
         pass
-    if not draining.is_set():
-        os.kill(os.getpid(), signal.SIGTERM)
+    stop.set()
 
 
 def _store(config: AggregatorConfig, database: Database, clock: Clock, opened: ExitStack) -> Store:

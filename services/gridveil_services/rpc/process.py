@@ -20,7 +20,11 @@ _LOOK_S = 0.5
 
 
 def run_until_signal(
-    server: Server, on_drain: Callable[[], None] | None = None, *, grace_s: float = 10.0
+    server: Server,
+    on_drain: Callable[[], None] | None = None,
+    *,
+    stop: threading.Event | None = None,
+    grace_s: float = 10.0,
 ) -> None:
     """Start the server if it is not, print the serving line, wait for a signal, drain.
 
@@ -30,9 +34,10 @@ def run_until_signal(
     Args:
         server: what to serve.
         on_drain: called when the signal has come, before calls in progress are waited for.
+        stop: what sets it drains as well, at any time and as often as it likes.
         grace_s: real seconds for calls in progress.
     """
-    signalled = threading.Event()
+    signalled = stop or threading.Event()
     _handle_signals(signalled)
     address = server.address or server.start()
     line = {"event": "serving", "role": str(server.options.role), "address": address}
