@@ -346,13 +346,17 @@ class AsyncOperator:
 
     async def get(self, window_start: int) -> Outcome:
         """One settled window, or NOT_RELEASED while it is not settled."""
+        return (await self.proven(window_start))[0]
+
+    async def proven(self, window_start: int) -> tuple[Outcome, totals_pb2.LogProof]:
+        """One settled window, and the verified proof that the release log says so."""
         await self._follow_once()
         request = totals_pb2.GetTotalRequest(window_start=window_start)
         try:
             message = await self._totals.GetTotal(request, timeout=self._timeout)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
-        return await self._open(message, window_start)
+        return await self._open(message, window_start), message.proof
 
     async def list(
         self, from_window: int = 0, until_window: int = 0, *, page_size: int = PAGE_SIZE

@@ -1,0 +1,205 @@
+"""Following the totals service and the controller into the model, and telling every open page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from datetime import date
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from gridveil.clock import Clock
+from gridveil.operator import AsyncOperator, Outcome
+from gridveil.protocol.errors import Exhausted, GridveilError, Unavailable
+from gridveil.protocol.v1.log_pb2 import LogRecord
+from gridveil_services.console.hub import Hub
+from gridveil_services.console.model import (
+    HISTORY_DAYS,
+    CityModel,
+    ForecastPoint,
+    Row,
+    SignalRow,
+)
+
+OPENED_SHOWN = 192
+"""So many newest windows are asked when they were opened: what the page for citizens lists."""
+TICK_S = 1.0
+_DAY_S = 86_400
+_LOOK_BACK_S = 3 * _DAY_S
+"""A window that is this old is settled, or expired."""
+_LATER_S = 5.0
+
+_log = structlog.get_logger()
+
+
+class SignalSource(Protocol):
+    """The controller, as the console needs it."""
+
+    def watch(self, since: int) -> AsyncIterator[SignalRow]:
+        """Signals from a time on, then each new one; endless."""
+        ...
+
+    async def rules(self) -> Mapping[str, object]:
+        """The rules that signals are made by."""
+        ...
+
+    async def forecast(self, day: date) -> Mapping[int, ForecastPoint]:
+        """What is expected of each window of a local day."""
+        ...
+
+
+class Health(msgspec.Struct):
+    """How the console's sources are."""
+
+    totals: str = "CONNECTING"
+    """``OK``, ``CONNECTING``, or the reason why not."""
+    controller: str = "CONNECTING"
+    """The same, or ``NONE``."""
+    alarm: str = ""
+    """The reason for which nothing more of the totals service is believed."""
+    loaded: int = 0
+    """Windows of the past that were taken so far."""
+    loading: bool = True
+
+    @property
+    def ready(self) -> bool:
+        """Whether what is shown is what there is."""
+        return not self.loading and not self.alarm and self.totals == "OK"
+
+
+class Feed:
+    """Keeps the model up to date from two tasks.
+
+    What the operator's client does not believe is not shown: the alarm says why, and stays until a
+    restart.
+    """
+
+    def __init__(
+        self,
+        model: CityModel,
+        hub: Hub,
+        operator: AsyncOperator,
+        controller: SignalSource | None,
+        clock: Clock,
+    ) -> None:
+        self.health = Health(controller="CONNECTING" if controller else "NONE")
+        self.rules: Mapping[str, object] | None = None
+        self._model = model
+        self._hub = hub
+        self._operator = operator
+        self._controller = controller
+        self._clock = clock
+        self._forecasts: dict[date, tuple[float, Mapping[int, ForecastPoint]]] = {}
+
+    async def run(self) -> None:
+        """Follow both, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_totals())
+            if self._controller is not None:
+                tasks.create_task(self._follow_signals(self._controller))
+
+    async def forecast(self, day: date) -> Mapping[int, ForecastPoint]:
+        """Of a day; empty while the controller has none."""
+        if self._controller is None:
+            return {}
+        at, known = self._forecasts.get(day, (-_DAY_S, {}))
+        if self._clock.now() - at < self._model.length:
+            return known
+        try:
+            known = await self._controller.forecast(day)
+        except GridveilError:
+            return known
+        self._forecasts = {day: (self._clock.now(), known), **dict(list(self._forecasts.items())[:7])}
+        return known
+
+    async def _follow_totals(self) -> None:
+        while not self.health.alarm:
+            try:
+                await self._load()
+                await self._watch()
+            except (Unavailable, Exhausted) as error:
+                self._totals_are(error.reason.value)
+                await asyncio.sleep(_LATER_S)
+            except GridveilError as error:
+                self.health.alarm = error.reason.value
+                _log.critical("the totals service is not believed any more", reason=error.reason)
+                self._totals_are(error.reason.value)
+            except KeyError:
+                self.health.alarm = "CONFIG_INVALID"
+                _log.critical("the city has no such register", register=self._model.register)
+                self._totals_are("CONFIG_INVALID")
+
+    async def _load(self) -> None:
+        """Take the past, page by page."""
+        self.health.loading = True
+        first = self._aligned(self._clock.now() - HISTORY_DAYS * _DAY_S)
+        async with aclosing(self._operator.list(first)) as outcomes:
+            async for outcome in outcomes:
+                self._model.settle(outcome)
+                self.health.loaded += 1
+                if self.health.loaded % 1_000 == 0:
+                    self._tell_health()
+        self.health.loading = False
+        self._totals_are("OK")
+        for row in self._model.released(OPENED_SHOWN):
+            await self._ask_when_opened(row)
+
+    async def _watch(self) -> None:
+        since = self._aligned(self._clock.now() - _LOOK_BACK_S)
+        watch = self._operator.watch(since, on_failure=self._totals_failed)
+        async with aclosing(watch) as outcomes:
+            async for outcome in outcomes:
+                self._totals_are("OK")
+                if self._model.row(outcome.window_start) is None:
+                    await self._settled(outcome)
+
+    async def _settled(self, outcome: Outcome) -> None:
+        row = self._model.settle(outcome)
+        self._hub.tell("window", {"window_start": row.window_start, "status": row.status})
+        await self._ask_when_opened(row)
+
+    async def _ask_when_opened(self, row: Row) -> None:
+        """The log says when; a window is shown without that too."""
+        try:
+            _, proof = await self._operator.proven(row.window_start)
+        except (Unavailable, Exhausted):
+            return
+        opened_at = LogRecord.FromString(proof.record).recorded_at_ms // 1_000
+        self._model.take([msgspec.structs.replace(row, opened_at=opened_at)])
+
+    async def _follow_signals(self, controller: SignalSource) -> None:
+        since = int(self._clock.now()) - HISTORY_DAYS * _DAY_S
+        while True:
+            try:
+                self.rules = await controller.rules()
+                async with aclosing(controller.watch(since)) as signals:  # type: ignore[type-var]
+                    async for signal in signals:
+                        self._controller_is("OK")
+                        self._model.add_signal(signal)
+                        since = max(since, signal.at)
+                        self._hub.tell("signal", signal)
+            except GridveilError as error:
+                self._controller_is(error.reason.value)
+            await asyncio.sleep(_LATER_S)
+
+    def _totals_failed(self, error: GridveilError) -> None:
+        self._totals_are(error.reason.value)
+
+    def _totals_are(self, how: str) -> None:
+        if self.health.totals != how:
+            self.health.totals = how
+            self._tell_health()
+
+    def _controller_is(self, how: str) -> None:
+        if self.health.controller != how:
+            self.health.controller = how
+            self._tell_health()
+
+    def _tell_health(self) -> None:
+        self._hub.tell("health", self.health)
+
+    def _aligned(self, at: float) -> int:
+        return max(int(at) // self._model.length * self._model.length, self._model.length)

@@ -1,0 +1,256 @@
+"""What the console knows of the city, and the views of it: no I/O, all of it checked before.
+
+Power is in W, the mean over a window. A window without a figure has None: a gap is never a zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from gridveil.days import day_of, same_time_before, windows_of
+from gridveil.operator import NotReleased, Outcome, ReleasedTotal
+
+HISTORY_DAYS = 400
+"""So far back totals are kept in memory: a year, and the same weeks of the year before it."""
+RELEASED = "released"
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A settled window."""
+
+    window_start: int
+    status: str
+    """``released``, or the reason in lower case why there is no total."""
+    sum: int | None = None
+    """Of the register that the console shows, in its unit."""
+    count: int | None = None
+    enrolled: int | None = None
+    lanes: int | None = None
+    left_out: Sequence[int] = ()
+    noisy: bool = False
+    opened_at: int | None = None
+    """When the log says that it was settled: Unix seconds of the key-holder's clock."""
+
+    @property
+    def coverage(self) -> float | None:
+        """Meters in the total by meters enrolled."""
+        return self.count / self.enrolled if self.count is not None and self.enrolled else None
+
+
+class SignalRow(msgspec.Struct, frozen=True):
+    """A signal of the controller, as shown."""
+
+    number: int
+    at: int
+    window_start: int | None
+    level: int
+    basis: str
+    cause: str
+    reason: str
+    measured_w: int | None
+    estimated_w: int | None
+    openadr: Sequence[Mapping[str, str]] = ()
+    """Each with ``json`` and ``delivery``."""
+
+
+class ForecastPoint(NamedTuple):
+    """What is expected of a window, W."""
+
+    expected_w: int | None = None
+    low_w: int | None = None
+    high_w: int | None = None
+    yesterday_w: int | None = None
+    last_week_w: int | None = None
+
+
+Columns = dict[str, list[int | None]]
+"""A value a window."""
+
+
+class CityModel:
+    """Settled windows and signals, by window.
+
+    Args:
+        register: in Wh, whose sum is the demand.
+        length: of a window, seconds.
+        zone: where days begin and end.
+    """
+
+    def __init__(self, register: str, length: int, zone: ZoneInfo) -> None:
+        self.register = register
+        self.length = length
+        self.zone = zone
+        self._rows: dict[int, Row] = {}
+        self._signals: dict[int, SignalRow] = {}
+        self._newest_signal: SignalRow | None = None
+
+    def settle(self, outcome: Outcome) -> Row:
+        """Take a verified outcome; KeyError if the city has no such register."""
+        row = row_of(outcome, self.register)
+        self._rows[row.window_start] = row
+        return row
+
+    def take(self, rows: Iterable[Row]) -> None:
+        """Take rows as they are."""
+        self._rows.update((row.window_start, row) for row in rows)
+
+    def add_signal(self, signal: SignalRow) -> None:
+        """Take a signal; the last one about a window is the one shown with it."""
+        self._newest_signal = signal
+        if signal.window_start is not None:
+            self._signals[signal.window_start] = signal
+
+    def forget(self, before: int) -> None:
+        """Drop what begins before a time."""
+        self._rows = {at: row for at, row in self._rows.items() if at >= before}
+        self._signals = {at: one for at, one in self._signals.items() if at >= before}
+
+    @property
+    def newest(self) -> Row | None:
+        """The newest window that was released."""
+        released = (row for row in self._rows.values() if row.status == RELEASED)
+        return max(released, key=lambda row: row.window_start, default=None)
+
+    @property
+    def newest_signal(self) -> SignalRow | None:
+        """The signal that stands."""
+        return self._newest_signal
+
+    @property
+    def signals(self) -> list[SignalRow]:
+        """Those about a window, by window."""
+        return [self._signals[at] for at in sorted(self._signals)]
+
+    def row(self, window_start: int) -> Row | None:
+        """A settled window."""
+        return self._rows.get(window_start)
+
+    def rows(self, windows: Iterable[int]) -> list[Row]:
+        """The settled ones of some windows, in their order."""
+        return [self._rows[at] for at in windows if at in self._rows]
+
+    def released(self, most: int) -> list[Row]:
+        """The newest windows with a total, newest first."""
+        released = [row for row in self._rows.values() if row.status == RELEASED]
+        return sorted(released, key=lambda row: -row.window_start)[:most]
+
+    def measured_w(self, window_start: int) -> int | None:
+        """Mean power of the meters in a total."""
+        row = self._rows.get(window_start)
+        if row is None or row.sum is None:
+            return None
+        return row.sum * 3600 // self.length
+
+    def estimated_w(self, window_start: int) -> int | None:
+        """That scaled up to all enrolled meters; None where none is missing."""
+        row = self._rows.get(window_start)
+        if row is None or row.sum is None or not row.count or row.enrolled is None:
+            return None
+        if row.count == row.enrolled:
+            return None
+        return row.sum * 3600 * row.enrolled // (self.length * row.count)
+
+    def demand_w(self, window_start: int) -> int | None:
+        """Of all enrolled meters: measured, or estimated where some are missing."""
+        estimated = self.estimated_w(window_start)
+        return self.measured_w(window_start) if estimated is None else estimated
+
+    def earlier_w(self, window_start: int, days: int) -> int | None:
+        """Demand at the same local time some days before."""
+        return self.demand_w(same_time_before(window_start, days, self.zone))
+
+    def today(self, now: float) -> date:
+        """The local day."""
+        return day_of(int(now), self.zone)
+
+
+def row_of(outcome: Outcome, register: str) -> Row:
+    """A verified outcome as a row; KeyError if the city has no such register."""
+    if isinstance(outcome, NotReleased):
+        return Row(outcome.window_start, outcome.reason.value.lower())
+    return _released(outcome, register)
+
+
+def _released(outcome: ReleasedTotal, register: str) -> Row:
+    total = outcome.total
+    return Row(
+        total.window_start,
+        RELEASED,
+        outcome.sum(register),
+        total.count,
+        total.enrolled,
+        total.lanes,
+        total.left_out,
+        total.noise is not None,
+    )
+
+
+def day_view(
+    model: CityModel, day: date, forecast: Mapping[int, ForecastPoint] | None = None
+) -> dict[str, object]:
+    """All that is drawn of a local day: a value for each of its 92, 96 or 100 quarter-hours."""
+    windows = windows_of(day, model.zone, model.length)
+    points = forecast or {}
+    rows = [model.row(at) for at in windows]
+    signals = [model._signals.get(at) for at in windows]
+    return {
+        "day": day.isoformat(),
+        "windows": list(windows),
+        "status": [row.status if row else None for row in rows],
+        "count": [row.count if row else None for row in rows],
+        "enrolled": [row.enrolled if row else None for row in rows],
+        "lanes": [row.lanes if row else None for row in rows],
+        "left_out": [list(row.left_out) if row else [] for row in rows],
+        "noisy": [row.noisy if row else False for row in rows],
+        "sum": [row.sum if row else None for row in rows],
+        "level": [one.level if one else None for one in signals],
+        "basis": [one.basis if one else None for one in signals],
+        "cause": [one.cause if one else None for one in signals],
+        **_series(model, windows),
+        "expected": [_point(points, at).expected_w for at in windows],
+        "low": [_point(points, at).low_w for at in windows],
+        "high": [_point(points, at).high_w for at in windows],
+        "yesterday": _earlier(model, windows, 1, points),
+        "last_week": _earlier(model, windows, 7, points),
+    }
+
+
+def range_view(model: CityModel, windows: range) -> dict[str, object]:
+    """A longer stretch: five series of one value a window."""
+    level = [one.level if (one := model._signals.get(at)) else None for at in windows]
+    return {
+        "first": windows.start,
+        "step": windows.step,
+        **_series(model, windows),
+        "yesterday": _earlier(model, windows, 1, {}),
+        "last_week": _earlier(model, windows, 7, {}),
+        "level": level,
+    }
+
+
+def _series(model: CityModel, windows: Sequence[int]) -> Columns:
+    return {
+        "measured": [model.measured_w(at) for at in windows],
+        "estimated": [model.estimated_w(at) for at in windows],
+    }
+
+
+def _earlier(
+    model: CityModel, windows: Sequence[int], days: int, points: Mapping[int, ForecastPoint]
+) -> list[int | None]:
+    """From what was released; else what the controller knows from before the first total."""
+    found = []
+    for at in windows:
+        own = model.earlier_w(at, days)
+        point = _point(points, at)
+        found.append((point.yesterday_w if days == 1 else point.last_week_w) if own is None else own)
+    return found
+
+
+def _point(points: Mapping[int, ForecastPoint], window_start: int) -> ForecastPoint:
+    return points.get(window_start) or ForecastPoint()
