@@ -22,14 +22,14 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequen
 from contextlib import aclosing, closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self
 
 import grpc
 
 from gridveil.profile import Profile
 from gridveil.protocol.checkpoint import Checkpoint, TreeHead
 from gridveil.protocol.city import CityParameters, open_city_parameters
-from gridveil.protocol.errors import GridveilError, IntegrityLost, Reason, Unavailable
+from gridveil.protocol.errors import GridveilError, IntegrityLost, Reason
 from gridveil.protocol.roster import Member
 from gridveil.protocol.v1 import (
     totals_pb2,
@@ -47,10 +47,17 @@ from gridveil.settlements import (
     ReleasedTotal,
     WatchState,
 )
-from gridveil.transport import connect, connect_async, from_rpc_error, server_stream
+from gridveil.transport import (
+    connect,
+    connect_async,
+    connect_timeout,
+    from_rpc_error,
+    reach,
+    reach_async,
+    server_stream,
+    server_stream_async,
+)
 from gridveil.verification import Verification, Verifier
-
-T = TypeVar("T")
 
 CALL_TIMEOUT_S = 15.0
 RECORDS_A_CALL = 1_000
@@ -85,7 +92,7 @@ class Operator:
     @classmethod
     def open(cls, profile: Path | str | Profile, *, timeout_s: float = CALL_TIMEOUT_S) -> Self:
         """An operator of the city in a profile file. Connects at the first call."""
-        return cls(_loaded(profile), timeout_s=timeout_s)
+        return cls(Profile.of(profile), timeout_s=timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -154,7 +161,7 @@ class Operator:
         state = WatchState(from_window, give_up_after_s)
         while True:
             try:
-                self._reach(give_up_after_s)
+                reach(self._channel, "totals", connect_timeout(self._timeout, give_up_after_s))
                 self.follow()
                 state.connected(time.monotonic())
                 with closing(self._settled(state.resume_from)) as outcomes:
@@ -302,14 +309,6 @@ class Operator:
                 raise _unproven(from_rpc_error(error)) from None
         view.accept(checkpoint, hashes)
 
-    def _reach(self, patience_s: float | None) -> None:
-        ready = grpc.channel_ready_future(self._channel)
-        try:
-            ready.result(timeout=_connect_timeout(self._timeout, patience_s))
-        except grpc.FutureTimeoutError:
-            ready.cancel()
-            raise _unreachable() from None
-
 
 class AsyncOperator:
     """The same for asyncio; an asynchronous context manager."""
@@ -327,7 +326,7 @@ class AsyncOperator:
     @classmethod
     def open(cls, profile: Path | str | Profile, *, timeout_s: float = CALL_TIMEOUT_S) -> Self:
         """An operator of the city in a profile file. Connects at the first call."""
-        return cls(_loaded(profile), timeout_s=timeout_s)
+        return cls(Profile.of(profile), timeout_s=timeout_s)
 
     async def __aenter__(self) -> Self:
         return self
@@ -385,7 +384,8 @@ class AsyncOperator:
         state = WatchState(from_window, give_up_after_s)
         while True:
             try:
-                await self._reach(give_up_after_s)
+                timeout = connect_timeout(self._timeout, give_up_after_s)
+                await reach_async(self._channel, "totals", timeout)
                 await self.follow()
                 state.connected(time.monotonic())
                 async with aclosing(self._settled(state.resume_from)) as outcomes:
@@ -420,13 +420,13 @@ class AsyncOperator:
     async def entries(self, window_start: int) -> AsyncGenerator[bytes]:
         """The opened entries of a released window, in chunks of whole entries."""
         request = totals_pb2.GetEntriesRequest(window_start=window_start)
-        async with aclosing(_stream_async(self._totals.GetEntries(request))) as chunks:
+        async with aclosing(server_stream_async(self._totals.GetEntries(request))) as chunks:
             async for chunk in chunks:
                 yield chunk.entries
 
     async def _settled(self, from_window: int) -> AsyncGenerator[Outcome]:
         request = totals_pb2.WatchTotalsRequest(from_window=from_window)
-        async with aclosing(_stream_async(self._totals.WatchTotals(request))) as messages:
+        async with aclosing(server_stream_async(self._totals.WatchTotals(request))) as messages:
             async for message in messages:
                 yield await self._open(message)
 
@@ -452,23 +452,6 @@ class AsyncOperator:
             hashes = message.hashes
         view.accept(checkpoint, hashes)
 
-    async def _reach(self, patience_s: float | None) -> None:
-        timeout = _connect_timeout(self._timeout, patience_s)
-        try:
-            await asyncio.wait_for(self._channel.channel_ready(), timeout)
-        except TimeoutError:
-            raise _unreachable() from None
-
-
-async def _stream_async(call: grpc.aio.UnaryStreamCall[Any, T]) -> AsyncGenerator[T]:
-    try:
-        async for message in call:
-            yield message
-    except grpc.RpcError as error:
-        raise from_rpc_error(error) from None
-    finally:
-        call.cancel()
-
 
 def _unproven(refusal: GridveilError) -> GridveilError:
     """A service that has no such sizes has a smaller log than the one seen."""
@@ -477,15 +460,3 @@ def _unproven(refusal: GridveilError) -> GridveilError:
     return IntegrityLost(
         Reason.LOG_ROLLED_BACK, "the totals service has a smaller log than was seen before"
     )
-
-
-def _connect_timeout(timeout_s: float, patience_s: float | None) -> float:
-    return timeout_s if patience_s is None else min(timeout_s, max(patience_s, 1.0))
-
-
-def _unreachable() -> Unavailable:
-    return Unavailable(Reason.UNREACHABLE, "the totals service cannot be reached")
-
-
-def _loaded(profile: Path | str | Profile) -> Profile:
-    return profile if isinstance(profile, Profile) else Profile.load(Path(profile))

@@ -108,6 +108,7 @@ _GIVE_UP = (
     Reason.REFUSED,
     Reason.NOT_RELEASED,
     Reason.NOT_SEALED,
+    Reason.NO_SIGNAL,
     Reason.WINDOW_PINNED,
     Reason.METER_EXISTS,
     Reason.NOT_FOUND,

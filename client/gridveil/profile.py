@@ -37,6 +37,7 @@ class ProfileFile(ConfigFile, frozen=True, kw_only=True):
     aggregator: EndpointSection | None = None
     keyholder: EndpointSection | None = None
     totals: EndpointSection | None = None
+    controller: EndpointSection | None = None
     log: LogSection = LogSection()
     tracing: TracingSection | None = None
     tls: TlsFiles
@@ -81,7 +82,7 @@ class Profile:
     """Ed25519 public key of the key-holder."""
     development: bool
     endpoints: dict[str, str]
-    """Address by role: ``aggregator``, ``keyholder``, ``totals``."""
+    """Address by role: ``aggregator``, ``keyholder``, ``totals``, ``controller``."""
     tls: Tls
     log: LogTrust = LogTrust()
     tracing: TracingSettings | None = None
@@ -94,6 +95,11 @@ class Profile:
         return self.endpoints[role]
 
     @classmethod
+    def of(cls, profile: Path | str | Profile) -> Profile:
+        """A profile, or the one in a TOML file."""
+        return profile if isinstance(profile, Profile) else cls.load(Path(profile))
+
+    @classmethod
     def load(cls, path: Path) -> Profile:
         """The profile in a TOML file."""
         file = load(path, ProfileFile)
@@ -101,6 +107,7 @@ class Profile:
             "aggregator": file.aggregator,
             "keyholder": file.keyholder,
             "totals": file.totals,
+            "controller": file.controller,
         }
         return cls(
             hex_bytes(file.city_id, ID_BYTES, "city_id"),

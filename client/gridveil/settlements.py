@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,14 +12,7 @@ from gridveil.log_view import LogView
 from gridveil.profile import Profile
 from gridveil.protocol.checkpoint import Checkpoint
 from gridveil.protocol.city import CityParameters
-from gridveil.protocol.errors import (
-    Exhausted,
-    GridveilError,
-    MalformedInput,
-    NotAuthentic,
-    Reason,
-    Unavailable,
-)
+from gridveil.protocol.errors import MalformedInput, NotAuthentic, Reason
 from gridveil.protocol.log_records import settled_by
 from gridveil.protocol.merkle import leaf_hash, verify_inclusion
 from gridveil.protocol.noise import Noise
@@ -28,14 +20,12 @@ from gridveil.protocol.release import Total, open_total
 from gridveil.protocol.v1 import totals_pb2
 from gridveil.protocol.v1.log_pb2 import LogRecord
 from gridveil.protocol.windows import EXPIRY_S
+from gridveil.reconnection import Reconnection
 
 PAGE_SIZE = 500
 
 _LOOK_BACK_S = 2 * EXPIRY_S
 """A window this much older than one that was settled is settled too: by then it is expired."""
-
-_FIRST_DELAY_S = 0.2
-_LONGEST_DELAY_S = 10.0
 
 
 class NotReleasedReason(StrEnum):
@@ -213,7 +203,7 @@ class Pages:
             yield self._opener.open(message)
 
 
-class WatchState:
+class WatchState(Reconnection):
     """What was delivered, from where to resume, and how long to wait before that.
 
     Resuming asks again for the windows that may have settled out of order meanwhile, and leaves
@@ -221,12 +211,9 @@ class WatchState:
     """
 
     def __init__(self, from_window: int, give_up_after_s: float | None) -> None:
+        super().__init__(give_up_after_s)
         self._from = from_window
-        self._give_up_after = give_up_after_s
         self._delivered: set[int] = set()
-        self._failures = 0
-        self._connected_at: float | None = None
-        self._failing_since: float | None = None
 
     @property
     def resume_from(self) -> int:
@@ -237,7 +224,7 @@ class WatchState:
 
     def is_new(self, window_start: int) -> bool:
         """Whether to deliver this window, which counts as delivered from now on."""
-        self._failures, self._failing_since = 0, None
+        self.received()
         if window_start in self._delivered:
             return False
         self._from = self._from or window_start
@@ -245,31 +232,6 @@ class WatchState:
         oldest = self.resume_from
         self._delivered = {window for window in self._delivered if window >= oldest}
         return True
-
-    def connected(self, now: float) -> None:
-        """The service was reached at ``now``, in seconds of any steady clock."""
-        self._connected_at = now
-
-    def ended(self, now: float) -> float:
-        """Seconds to wait after the service closed the stream."""
-        return self.failed(Unavailable(Reason.UNREACHABLE, "the watch was closed"), now)
-
-    def failed(self, error: GridveilError, now: float) -> float:
-        """Seconds to wait after a failure; raises it if it is final or lasts too long."""
-        if not isinstance(error, Unavailable | Exhausted):
-            raise error
-        if self._connected_at is not None and now - self._connected_at >= _LONGEST_DELAY_S:
-            self._failures, self._failing_since = 0, None
-        self._connected_at = None
-        if self._failing_since is None:
-            self._failing_since = now
-        patience = self._give_up_after
-        if patience is not None and now - self._failing_since >= patience:
-            raise error
-        delay = min(_FIRST_DELAY_S * 2.0**self._failures, _LONGEST_DELAY_S)
-        self._failures = min(self._failures + 1, 10)
-        delay *= secrets.SystemRandom().uniform(0.5, 1)
-        return max(delay, error.retry_after_s or 0.0)
 
 
 def _not_pinned() -> NotAuthentic:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from typing import Protocol, TypeVar, cast
+import asyncio
+from collections.abc import AsyncGenerator, Generator, Iterator
+from typing import Any, Protocol, TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -104,6 +105,33 @@ def connect_async(address: str, role: str, city_id: bytes, tls: Tls) -> grpc.aio
     )
 
 
+def reach(channel: grpc.Channel, service: str, timeout_s: float) -> None:
+    """Connect within ``timeout_s`` seconds, or UNREACHABLE."""
+    ready = grpc.channel_ready_future(channel)
+    try:
+        ready.result(timeout=timeout_s)
+    except grpc.FutureTimeoutError:
+        ready.cancel()
+        raise _unreachable(service) from None
+
+
+async def reach_async(channel: grpc.aio.Channel, service: str, timeout_s: float) -> None:
+    """The same for asyncio."""
+    try:
+        await asyncio.wait_for(channel.channel_ready(), timeout_s)
+    except TimeoutError:
+        raise _unreachable(service) from None
+
+
+def connect_timeout(timeout_s: float, patience_s: float | None) -> float:
+    """How long to try to connect when one gives up after ``patience_s`` (None: never)."""
+    return timeout_s if patience_s is None else min(timeout_s, max(patience_s, 1.0))
+
+
+def _unreachable(service: str) -> Unavailable:
+    return Unavailable(Reason.UNREACHABLE, f"the {service} service cannot be reached")
+
+
 class ServerStream(Protocol[T_co]):
     """A call that answers with a stream."""
 
@@ -118,6 +146,17 @@ def server_stream(call: ServerStream[T]) -> Generator[T]:
     """The messages of a call with typed errors; closing it ends the call."""
     try:
         yield from call
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from None
+    finally:
+        call.cancel()
+
+
+async def server_stream_async(call: grpc.aio.UnaryStreamCall[Any, T]) -> AsyncGenerator[T]:
+    """The same for asyncio."""
+    try:
+        async for message in call:
+            yield message
     except grpc.RpcError as error:
         raise from_rpc_error(error) from None
     finally:

@@ -54,6 +54,7 @@ _WRONG_STATE = (
     Reason.REFUSED,
     Reason.NOT_RELEASED,
     Reason.NOT_SEALED,
+    Reason.NO_SIGNAL,
 )
 CODES: dict[Reason, StatusCode] = {
     **dict.fromkeys(_MALFORMED, StatusCode.INVALID_ARGUMENT),
