@@ -1,1 +1,1 @@
-"""The operator's console: a page that shows the city's demand, its signals and the proof of each."""
+"""The operator's page: the city's demand, what is signalled, and the proof of each total."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -24,23 +23,24 @@ from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from gridveil.clock import Clock
-from gridveil.protocol.errors import GridveilError, MalformedInput, NotAllowed, Reason
+from gridveil.protocol.errors import GridveilError, MalformedInput, NotAllowed, NotFound, Reason
+from gridveil_services.console.citizens import LANGUAGES, Citizens
 from gridveil_services.console.config import ConsoleConfig
 from gridveil_services.console.feed import Feed
 from gridveil_services.console.headers import SecurityHeaders
-from gridveil_services.console.hub import Hub, TooManyPages
+from gridveil_services.console.hub import Hub
 from gridveil_services.console.login import Login
 from gridveil_services.console.model import CityModel, day_view, range_view
 from gridveil_services.console.proofs import Prover
-from gridveil_services.console.citizens import LANGUAGES, Citizens
-from gridveil_services.console.sessions import Rights
+from gridveil_services.console.sessions import Rights, User
 
 FOLDER = Path(__file__).parent
 PING_S = 15
+_TEMPLATES = Jinja2Templates(directory=FOLDER / "templates")
 MOST_DAYS = 370
 """Of one range."""
 
-_REFUSALS = {
+_STATUSES = {
     Reason.NOT_RELEASED: HTTPStatus.NOT_FOUND,
     Reason.NOT_FOUND: HTTPStatus.NOT_FOUND,
     Reason.UNREACHABLE: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -51,7 +51,7 @@ _REFUSALS = {
 """A refusal as an HTTP status; malformed input is 400, everything else 500."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Console:
     """What the handlers share."""
 
@@ -66,33 +66,37 @@ class Console:
 
 
 def make_app(
-    console: Console, lifespan: Callable[[Starlette], AsyncGenerator[None]] | None = None
+    login: Login, secure: bool, lifespan: Callable[[Starlette], AsyncGenerator[None]]
 ) -> Starlette:
-    """The application, ready for an ASGI server."""
-    pages = _Pages(console)
-    login = console.login
-    app = Starlette(
+    """The application, for an ASGI server.
+
+    Args:
+        login: who is let in.
+        secure: whether it is reached by https.
+        lifespan: puts a :class:`Console` into the application's ``state.console``.
+    """
+    return Starlette(
         routes=[
-            Route("/", pages.index),
-            Route("/public", pages.citizens),
-            Route("/public/{language}", pages.citizens),
+            Route("/", _index),
+            Route("/public", _citizens),
+            Route("/public/{language}", _citizens),
             Route("/login", login.page),
             Route("/login", login.by_token, methods=["POST"]),
             Route("/login/start", login.start),
-            Route("/login/callback", login.callback, name="callback"),
+            Route("/login/callback", login.callback),
             Route("/logout", login.out, methods=["POST"]),
-            Route("/api/state", pages.state),
-            Route("/api/day/{day}", pages.day),
-            Route("/api/range", pages.range),
-            Route("/api/proof/{window:int}", pages.proof),
-            Route("/api/events", pages.events),
-            Route("/export", pages.export),
-            Route("/health", pages.health),
-            Mount("/static", StaticFiles(directory=FOLDER / "static"), name="static"),
+            Route("/api/state", _state),
+            Route("/api/day/{day}", _day),
+            Route("/api/range", _range),
+            Route("/api/proof/{window:int}", _proof),
+            Route("/api/events", _events),
+            Route("/export", _export),
+            Route("/health", _health),
+            Mount("/static", StaticFiles(directory=FOLDER / "static")),
         ],
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=login.hosts),
-            Middleware(SecurityHeaders, secure=console.config.secure),
+            Middleware(SecurityHeaders, secure=secure),
             Middleware(GZipMiddleware, minimum_size=1_000),
             # Holds nothing but what a login with a provider is in the midst of.
             Middleware(
@@ -101,109 +105,150 @@ def make_app(
                 session_cookie="gridveil-login",
                 max_age=600,
                 same_site="lax",
-                https_only=console.config.secure,
+                https_only=secure,
             ),
         ],
-        exception_handlers={GridveilError: _refuse},
-        lifespan=asynccontextmanager(lifespan) if lifespan else None,
+        exception_handlers={GridveilError: _refused},
+        lifespan=asynccontextmanager(lifespan),
     )
-    return app
 
 
-class _Pages:
-    """Handlers: each asks first who is there."""
+def _console(request: Request) -> Console:
+    console: Console = request.app.state.console
+    return console
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._templates = Jinja2Templates(directory=FOLDER / "templates")
 
-    async def index(self, request: Request) -> Response:
-        user = self._console.login.user(request)
-        if user is None:
-            return RedirectResponse("/login", HTTPStatus.SEE_OTHER)
-        return self._templates.TemplateResponse(
-            request,
-            "console.html",
-            {"user": user, "development": self._console.config.profile.development},
-        )
+def _user(request: Request, rights: Rights = Rights.VIEWER) -> User:
+    """Who asks; a refusal if they are not logged in, or may not."""
+    user = _console(request).login.user(request)
+    if user is None:
+        raise NotAllowed(Reason.SIGNATURE_MISSING, "log in first")
+    if rights is Rights.OPERATOR and user.rights is not Rights.OPERATOR:
+        raise NotAllowed(Reason.ROLE_NOT_ALLOWED, "this is for operators")
+    return user
 
-    async def citizens(self, request: Request) -> Response:
-        if not self._console.config.public:
-            raise NotAllowed(Reason.ROLE_NOT_ALLOWED, "this city has no public page")
-        language = request.path_params.get("language") or _preferred(request)
-        if language not in LANGUAGES:
-            return RedirectResponse("/public", HTTPStatus.SEE_OTHER)
-        shown = await self._console.citizens.shown(language)
-        return self._templates.TemplateResponse(request, f"citizens.{language}.html", shown)
 
-    async def state(self, request: Request) -> Response:
-        user = self._need(request)
-        console = self._console
-        newest, now = console.model.newest, console.clock.now()
-        return _json(
-            {
-                "now": now,
-                "rate": 1 / console.clock.real(1.0),
-                "zone": console.model.zone.key,
-                "window_length": console.model.length,
-                "register": console.model.register,
-                "today": console.model.today(now).isoformat(),
-                "city_id": console.config.profile.city_id.hex(),
-                "identity_key": console.config.profile.identity_key.hex(),
-                "user": {"name": user.name, "rights": user.rights},
-                "health": console.feed.health,
-                "rules": console.feed.rules,
-                "signal": console.model.newest_signal,
-                "newest": newest,
-            }
-        )
+async def _index(request: Request) -> Response:
+    console = _console(request)
+    user = console.login.user(request)
+    if user is None:
+        return RedirectResponse("/login", HTTPStatus.SEE_OTHER)
+    shown = {"user": user, "development": console.config.profile.development}
+    return _TEMPLATES.TemplateResponse(request, "console.html", shown)
 
-    async def day(self, request: Request) -> Response:
-        self._need(request)
-        day = _day(request.path_params["day"])
-        forecast = await self._console.feed.forecast(day)
-        return _json(day_view(self._console.model, day, forecast))
 
-    async def range(self, request: Request) -> Response:
-        self._need(request)
-        length = self._console.model.length
-        first, end = (_window(request, name, length) for name in ("from", "until"))
-        if not first < end <= first + MOST_DAYS * 86_400:
-            raise MalformedInput(Reason.RANGE_INVALID, f"a range has 1 to {MOST_DAYS} days")
-        return _json(range_view(self._console.model, range(first, end, length)))
+async def _citizens(request: Request) -> Response:
+    console = _console(request)
+    if not console.config.public:
+        raise NotFound(Reason.NOT_FOUND, "this city has no public page")
+    language = request.path_params.get("language") or _preferred(request)
+    if language not in LANGUAGES:
+        raise NotFound(Reason.NOT_FOUND, "there is no such page")
+    shown = await console.citizens.shown(language)
+    return _TEMPLATES.TemplateResponse(request, f"citizens.{language}.html", shown)
 
-    async def proof(self, request: Request) -> Response:
-        self._need(request)
-        return _json(await self._console.prover.proof(request.path_params["window"]))
 
-    async def events(self, request: Request) -> Response:
-        self._need(request)
-        try:
-            stream = self._console.hub.open()
-        except TooManyPages:
-            return _problem(HTTPStatus.SERVICE_UNAVAILABLE, "OVERLOADED", "too many pages are open")
+async def _state(request: Request) -> Response:
+    user, console = _user(request), _console(request)
+    model, now = console.model, console.clock.now()
+    return _json(
+        {
+            "now": now,
+            "rate": 1 / console.clock.real(1.0),
+            "zone": model.zone.key,
+            "window_length": model.length,
+            "register": model.register,
+            "today": model.today(now).isoformat(),
+            "city_id": console.config.profile.city_id.hex(),
+            "identity_key": console.config.profile.identity_key.hex(),
+            "user": {"name": user.name, "rights": user.rights},
+            "health": console.feed.health,
+            "rules": console.feed.rules,
+            "signal": model.newest_signal,
+            "newest": model.newest,
+        }
+    )
 
-        async def told() -> AsyncIterator[ServerSentEvent]:
-            async for event in stream:
-                if self._console.login.user(request) is None:
-                    return
-                yield ServerSentEvent(event.data, event=event.name)
 
-        return EventSourceResponse(told(), ping=PING_S, send_timeout=PING_S)
+async def _day(request: Request) -> Response:
+    _user(request)
+    console, day = _console(request), _date(request.path_params["day"])
+    return _json(day_view(console.model, day, await console.feed.forecast(day)))
 
-    async def export(self, request: Request) -> Response:
-        self._need(request, Rights.OPERATOR)
-        raise NotImplementedError
 
-    async def health(self, _request: Request) -> Response:
-        ready = self._console.feed.health.ready
-        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return _json({"ready": ready}, status)
+async def _range(request: Request) -> Response:
+    _user(request)
+    model = _console(request).model
+    first, end = (_window(request, name, model.length) for name in ("from", "until"))
+    if not first < end <= first + MOST_DAYS * 86_400:
+        raise MalformedInput(Reason.RANGE_INVALID, f"a range has 1 to {MOST_DAYS} days")
+    return _json(range_view(model, range(first, end, model.length)))
 
-    def _need(self, request: Request, rights: Rights = Rights.VIEWER):  # type: ignore[no-untyped-def]
-        user = self._console.login.user(request)
-        if user is None:
-            raise NotAllowed(Reason.SIGNATURE_MISSING, "log in first")
-        if rights is Rights.OPERATOR and user.rights is not Rights.OPERATOR:
-            raise NotAllowed(Reason.ROLE_NOT_ALLOWED, "this is for operators")
-        return user
+
+async def _proof(request: Request) -> Response:
+    _user(request)
+    console, window = _console(request), request.path_params["window"]
+    if window % console.model.length or window > 2**37:
+        raise MalformedInput(Reason.WINDOW_MISALIGNED, "a window starts on the grid of its length")
+    return _json(await console.prover.proof(window))
+
+
+async def _events(request: Request) -> Response:
+    _user(request)
+    console = _console(request)
+    heard = console.hub.listen()
+
+    async def told() -> AsyncGenerator[ServerSentEvent]:
+        async for event in heard:
+            if console.login.user(request) is None:
+                return
+            yield ServerSentEvent(event.data, event=event.name)
+
+    return EventSourceResponse(told(), ping=PING_S, send_timeout=PING_S)
+
+
+async def _export(request: Request) -> Response:
+    _user(request, Rights.OPERATOR)
+    raise NotFound(Reason.NOT_FOUND, "there is no such page")
+
+
+async def _health(request: Request) -> Response:
+    ready = _console(request).feed.health.ready
+    return _json({"ready": ready}, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def _json(content: object, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, GridveilError)
+    status = _STATUSES.get(error.reason, HTTPStatus.INTERNAL_SERVER_ERROR)
+    if error.reason not in _STATUSES and isinstance(error, MalformedInput):
+        status = HTTPStatus.BAD_REQUEST
+    return _json({"reason": error.reason, "message": error.message}, status)
+
+
+def _preferred(request: Request) -> str:
+    """The first of our languages that a browser names (RFC 9110); else English."""
+    for wanted in request.headers.get("accept-language", "").lower().split(","):
+        if (language := wanted.strip()[:2]) in LANGUAGES:
+            return language
+    return LANGUAGES[0]
+
+
+def _date(text: str) -> date:
+    try:
+        found = date.fromisoformat(text)
+    except ValueError:
+        found = date.min
+    if not date(1970, 1, 2) <= found <= date(2199, 12, 31):
+        raise MalformedInput(Reason.FIELD_FORMAT, "a day is such as 2026-11-28")
+    return found
+
+
+def _window(request: Request, name: str, length: int) -> int:
+    text = request.query_params.get(name, "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 12) or int(text) % length:
+        raise MalformedInput(Reason.WINDOW_MISALIGNED, f"{name} is the start of a window")
+    return int(text)

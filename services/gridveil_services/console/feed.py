@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from datetime import date
 from typing import Protocol
@@ -38,7 +38,9 @@ _log = structlog.get_logger()
 class SignalSource(Protocol):
     """The controller, as the console needs it."""
 
-    def watch(self, since: int) -> AsyncIterator[SignalRow]:
+    def watch(
+        self, since: int, on_failure: Callable[[GridveilError], None]
+    ) -> AsyncGenerator[SignalRow]:
         """Signals from a time on, then each new one; endless."""
         ...
 
@@ -112,7 +114,10 @@ class Feed:
             known = await self._controller.forecast(day)
         except GridveilError:
             return known
-        self._forecasts = {day: (self._clock.now(), known), **dict(list(self._forecasts.items())[:7])}
+        self._forecasts = {
+            day: (self._clock.now(), known),
+            **dict(list(self._forecasts.items())[:7]),
+        }
         return known
 
     async def _follow_totals(self) -> None:
@@ -175,7 +180,9 @@ class Feed:
         while True:
             try:
                 self.rules = await controller.rules()
-                async with aclosing(controller.watch(since)) as signals:  # type: ignore[type-var]
+                watch = controller.watch(since, self._controller_failed)
+                async with aclosing(watch) as signals:
+                    self._controller_is("OK")
                     async for signal in signals:
                         self._controller_is("OK")
                         self._model.add_signal(signal)
@@ -187,6 +194,9 @@ class Feed:
 
     def _totals_failed(self, error: GridveilError) -> None:
         self._totals_are(error.reason.value)
+
+    def _controller_failed(self, error: GridveilError) -> None:
+        self._controller_is(error.reason.value)
 
     def _totals_are(self, how: str) -> None:
         if self.health.totals != how:

@@ -1,0 +1,129 @@
+"""The console process: an ASGI server with the feed beside it in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from types import FrameType
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+
+from gridveil.clock import Clock
+from gridveil.control import AsyncControlClient
+from gridveil.operator import AsyncOperator
+from gridveil_services.console.app import Console, make_app
+from gridveil_services.console.citizens import Citizens
+from gridveil_services.console.config import ConsoleConfig
+from gridveil_services.console.feed import Feed
+from gridveil_services.console.hub import Hub
+from gridveil_services.console.login import Login
+from gridveil_services.console.model import CityModel
+from gridveil_services.console.proofs import Prover
+from gridveil_services.console.signals import Controller
+
+MOST_CONNECTIONS = 512
+KEEP_ALIVE_S = 30
+GRACE_S = 3
+
+_log = structlog.get_logger()
+
+
+class ConsoleProcess:
+    """Wires the parts of a console together."""
+
+    def __init__(self, config: ConsoleConfig, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self.hub = Hub()
+        self.login = Login(config)
+        self.model = CityModel(config.register, config.window_length, config.zone)
+        self.app = make_app(self.login, config.secure, self._lifespan)
+        options = uvicorn.Config(
+            self.app,
+            host=config.host,
+            port=config.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=GRACE_S,
+            # A proxy in front may say who asks, but nothing here goes by it.
+            proxy_headers=False,
+        )
+        if config.https is not None:
+            options.ssl_certfile = str(config.https.certificate)
+            options.ssl_keyfile = str(config.https.key)
+            options.ssl_version = ssl.PROTOCOL_TLS_SERVER
+        self._server = _Server(options, self)
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        with suppress(KeyboardInterrupt):  # which uvicorn raises again once it has ended well
+            self._server.run()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, once it does."""
+        scheme = "https" if self._config.https else "http"
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        return self._config.url or f"{scheme}://{host}:{port}"
+
+    def say_serving(self) -> None:
+        """One line of JSON, with the address that logs the one person in who reads it."""
+        line = {"event": "serving", "role": "console", "address": self.url}
+        if self.login.token is not None:
+            # Behind the hash: a browser sends it to nobody.
+            line["login"] = f"{self.url}/login#{self.login.token.token}"
+        print(json.dumps(line), flush=True)
+
+    async def _lifespan(self, app: Starlette) -> AsyncGenerator[None]:
+        config = self._config
+        client = AsyncControlClient(config.profile) if _has_controller(config) else None
+        async with AsyncOperator.open(config.profile) as operator:
+            controller = Controller(client) if client else None
+            feed = Feed(self.model, self.hub, operator, controller, self._clock)
+            app.state.console = Console(
+                config,
+                self.model,
+                feed,
+                self.hub,
+                self.login,
+                Prover(operator),
+                Citizens(self.model, config.profile, config.contact),
+                self._clock,
+            )
+            following = asyncio.create_task(feed.run())
+            yield
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
+        if client is not None:
+            await client.close()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, options: uvicorn.Config, process: ConsoleProcess) -> None:
+        super().__init__(options)
+        self._process = process
+
+    async def startup(self, *arguments: object, **named: object) -> None:
+        await super().startup(*arguments, **named)  # type: ignore[arg-type]
+        if not self.should_exit:
+            self._loop = asyncio.get_running_loop()
+            self._process.say_serving()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Streams have no end of their own: the server would wait for them."""
+        self._loop.call_soon_threadsafe(self._process.hub.close)
+        super().handle_exit(sig, frame)
+
+
+def _has_controller(config: ConsoleConfig) -> bool:
+    return "controller" in config.profile.endpoints
