@@ -45,6 +45,7 @@ from gridveil_services.rpc.roles import Role
 DEFAULT_REGISTERS = (Register("import_wh", "Wh", 200_000), Register("export_wh", "Wh", 200_000))
 DEFAULT_COHORT = 1_000
 DEFAULT_PORT = 7440
+DEFAULT_CONSOLE = "127.0.0.1:7480"
 RECOMMENDED_BATCH = 128
 EPOCH_S = 86_400
 RETENTION_S = 86_400
@@ -86,6 +87,8 @@ class CityOptions:
     development: bool = False
     addresses: Mapping[str, str] = field(default_factory=neighbouring_ports)
     """``host:port`` by service: where it listens."""
+    console: str = DEFAULT_CONSOLE
+    """``host:port`` where the console's page is."""
     further_aggregators: tuple[str, ...] = ()
     """``host:port`` of each aggregator beside the first; they share a Redis."""
     redis_nodes: tuple[str, ...] = ()
@@ -173,6 +176,7 @@ class _Maker:
                 strict=True,
             )
         )
+        self._console_address = options.console
         self._reached_at = {**options.addresses, **options.reached_at}
         self._redis = _redis(options)
         self._refusals_per_day = options.refusals_per_day
@@ -193,6 +197,7 @@ class _Maker:
                 service: {"address": self._endpoint(service)} for service in ENDPOINTS[client]
             }
             self._write(self._paths.profile(client), shared | endpoints | {"tls": _TLS})
+        self._write(self._paths.config("console"), self._console())
         make_folder(self._paths.meters)
         if self._redis:
             self._make_redis()
@@ -219,6 +224,7 @@ class _Maker:
         authority.write(self._paths.ca)
         named = {str(role): (role, f"{role}-1") for role in Role}
         named |= {name: (Role.AGGREGATOR, name) for name in list(self._aggregators)[1:]}
+        named["console"] = (Role.OPERATOR, "console-1")
         for folder, (role, name) in named.items():
             issued = authority.issue(
                 role,
@@ -289,6 +295,14 @@ class _Maker:
             "published": "../keyholder/published",
             "window_length": self._policy.window_length,
             "tls": _TLS,
+        }
+
+    def _console(self) -> dict[str, Value]:
+        """On this machine only, until its operator says how people log in."""
+        return {
+            "listen": self._console_address,
+            "window_length": self._policy.window_length,
+            "register": self._policy.registers[0].name,
         }
 
     def _write(self, path: Path, document: Mapping[str, Value]) -> None:

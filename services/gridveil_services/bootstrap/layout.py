@@ -14,8 +14,9 @@ ENDPOINTS = {
     "auditor": ("totals", "aggregator"),
     "meter": ("aggregator", "totals"),
     "gateway": ("aggregator", "totals"),
+    "console": ("totals",),
 }
-"""Services that each client role is told the address of."""
+"""Services that each client is told the address of. The console is an operator."""
 
 CLIENTS = tuple(ENDPOINTS)
 

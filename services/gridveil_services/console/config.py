@@ -167,7 +167,7 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def _https(files: HttpsFiles | None, folder: Path) -> Https | None:
-    return files and Https(folder / files.certificate, folder / files.key)
+    return Https(folder / files.certificate, folder / files.key) if files else None
 
 
 def _oidc(section: OidcSection | None, folder: Path) -> Oidc | None:

@@ -26,7 +26,7 @@ from gridveil_services.console.model import (
 
 OPENED_SHOWN = 192
 """So many newest windows are asked when they were opened: what the page for citizens lists."""
-TICK_S = 1.0
+FORECASTS_KEPT = 8
 _DAY_S = 86_400
 _LOOK_BACK_S = 3 * _DAY_S
 """A window that is this old is settled, or expired."""
@@ -114,10 +114,10 @@ class Feed:
             known = await self._controller.forecast(day)
         except GridveilError:
             return known
-        self._forecasts = {
-            day: (self._clock.now(), known),
-            **dict(list(self._forecasts.items())[:7]),
-        }
+        self._forecasts.pop(day, None)
+        self._forecasts[day] = self._clock.now(), known
+        while len(self._forecasts) > FORECASTS_KEPT:
+            del self._forecasts[next(iter(self._forecasts))]
         return known
 
     async def _follow_totals(self) -> None:

@@ -43,7 +43,7 @@ class Login:
 
     @property
     def hosts(self) -> list[str]:
-        """What a request may name as its host: others are somebody else's names for this machine."""
+        """What a request may name as its host: other names for this machine are not ours."""
         named = urlsplit(self._config.url).hostname
         return sorted({self._config.host, "localhost", "127.0.0.1", *([named] if named else [])})
 

@@ -248,9 +248,8 @@ def _earlier(
     for at in windows:
         own = model.earlier_w(at, days)
         point = _point(points, at)
-        found.append(
-            (point.yesterday_w if days == 1 else point.last_week_w) if own is None else own
-        )
+        known = point.yesterday_w if days == 1 else point.last_week_w
+        found.append(known if own is None else own)
     return found
 
 
