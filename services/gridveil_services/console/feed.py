@@ -163,7 +163,7 @@ class Feed:
 
     async def _settled(self, outcome: Outcome) -> None:
         row = self._model.settle(outcome)
-        self._hub.tell("window", {"window_start": row.window_start, "status": row.status})
+        self._hub.tell("window", {"row": row})
         await self._ask_when_opened(row)
 
     async def _ask_when_opened(self, row: Row) -> None:
