@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import structlog
@@ -26,6 +26,7 @@ from gridveil_services.console.model import CityModel
 from gridveil_services.console.proofs import Prover
 from gridveil_services.console.signals import Controller
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 MOST_CONNECTIONS = 512
 KEEP_ALIVE_S = 30
 GRACE_S = 3
@@ -64,8 +65,7 @@ class ConsoleProcess:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
-        with suppress(KeyboardInterrupt):  # which uvicorn raises again once it has ended well
-            self._server.run()
+        self._server.run()
 
     @property
     def url(self) -> str:
@@ -118,6 +118,16 @@ class _Server(uvicorn.Server):
         if not self.should_exit:
             self._loop = asyncio.get_running_loop()
             self._process.say_serving()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The library raises the signal again at its end; a service that ended well says so."""
+        before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Streams have no end of their own: the server would wait for them."""

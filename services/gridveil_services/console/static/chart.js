@@ -43,8 +43,8 @@ export class DayChart {
     const { xs, twice } = stepped(view, length);
     const demand = demandOf(view);
     const data = [
-      xs, twice(demand), twice(view.expected), twice(view.high), twice(view.low),
-      twice(view.yesterday), twice(view.last_week),
+      xs, twice(view.expected), twice(view.high), twice(view.low),
+      twice(view.last_week), twice(view.yesterday), twice(demand),
     ];
     const covered = view.count.map((count, at) => (count === null ? null : count / view.enrolled[at]));
     const strip = [xs, twice(covered)];
@@ -78,11 +78,10 @@ export class DayChart {
   draw(data, strip) {
     this.plot?.destroy();
     this.stripPlot?.destroy();
-    const colour = colours();
+    const colour = (this.colour = colours());
     this.width = this.element.clientWidth || 600;
     this.plot = new uPlot(this.dayOptions(colour), data, this.element);
     this.stripPlot = new uPlot(this.stripOptions(colour), strip, this.strip);
-    this.colour = colour;
   }
 
   dayOptions(colour) {
@@ -104,14 +103,14 @@ export class DayChart {
       }],
       series: [
         {},
-        line("demand", colour.demand, { width: 2.5 }),
         line("forecast", colour.forecast, { width: 1.5, dash: [6, 4] }),
         line("high", "transparent"),
         line("low", "transparent"),
-        line("yesterday", colour.yesterday, { width: 1.2 }),
         line("last week", colour.week, { width: 1.2, dash: [2, 3] }),
+        line("yesterday", colour.yesterday, { width: 1.2 }),
+        line("demand", colour.demand, { width: 2.5 }),
       ],
-      bands: [{ series: [3, 4], fill: colour.band }],
+      bands: [{ series: [2, 3], fill: colour.band }],
       hooks: {
         drawClear: [(plot) => this.shade(plot)],
         draw: [(plot) => this.hatch(plot), (plot) => this.limits(plot)],
@@ -187,7 +186,7 @@ export class DayChart {
     this.view.level.forEach((level, at) => {
       if (!level) return;
       const [x, width] = this.place(plot, at);
-      ctx.fillStyle = this.colourOf(`l${level}`);
+      ctx.fillStyle = this.colour[`l${level}`];
       ctx.fillRect(x, bbox.top, width, bbox.height);
     });
   }
@@ -196,7 +195,7 @@ export class DayChart {
   hatch(plot) {
     const { ctx } = plot;
     ctx.save();
-    ctx.strokeStyle = this.colourOf("demand");
+    ctx.strokeStyle = this.colour.demand;
     ctx.lineWidth = devicePixelRatio;
     this.view.estimated.forEach((estimate, at) => {
       if (estimate === null) return;
@@ -210,7 +209,7 @@ export class DayChart {
   missing(plot) {
     const { ctx, bbox } = plot;
     ctx.save();
-    ctx.strokeStyle = this.colourOf("refused");
+    ctx.strokeStyle = this.colour.refused;
     ctx.lineWidth = 1.5 * devicePixelRatio;
     this.view.status.forEach((status, at) => {
       if (status === null || status === "released") return;
@@ -239,7 +238,7 @@ export class DayChart {
     if (!this.rules) return;
     const { ctx, bbox } = plot;
     ctx.save();
-    ctx.strokeStyle = ctx.fillStyle = this.colourOf("limit");
+    ctx.strokeStyle = ctx.fillStyle = this.colour.limit;
     ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
     const lines = this.rules.thresholds_w.map((watts, at) => [watts, `level ${at + 1}`, [4, 5]]);
     lines.push([this.rules.capacity_w, "capacity", []]);
@@ -255,10 +254,6 @@ export class DayChart {
       ctx.fillText(label, bbox.left + 6 * devicePixelRatio, y - 4 * devicePixelRatio);
     }
     ctx.restore();
-  }
-
-  colourOf(name) {
-    return colours()[name];
   }
 
   read(plot) {

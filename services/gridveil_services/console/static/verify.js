@@ -129,7 +129,7 @@ function fields(data) {
   return found;
 }
 
-// docs/protocol.md, "Total". Only what is shown is taken from it.
+// docs/protocol.md, "Total": little-endian. Only what is shown is taken from it.
 function readTotal(data) {
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
   let at = 0;
@@ -143,8 +143,8 @@ function readTotal(data) {
     const start = take(size);
     return text.decode(data.subarray(start, start + size));
   };
-  const u64 = () => Number(view.getBigUint64(take(8)));
-  const u32 = () => view.getUint32(take(4));
+  const u64 = () => Number(view.getBigUint64(take(8), true));
+  const u32 = () => view.getUint32(take(4), true);
   need(label() === TOTAL_DOMAIN, "what is signed is no total");
   const cityId = toHex(data.subarray(take(16), at));
   take(16 + 32);
@@ -160,7 +160,7 @@ function readTotal(data) {
   for (let left = data[take(1)]; left > 0; left--) {
     const name = label();
     const unit = label();
-    sums[name] = { unit, sum: Number(view.getBigInt64(take(8))) };
+    sums[name] = { unit, sum: Number(view.getBigInt64(take(8), true)) };
   }
   return { cityId, windowStart, windowLength, enrolled, count, lanes, leftOut, sums };
 }
