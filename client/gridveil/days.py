@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from gridveil.protocol.errors import MalformedInput, Reason
+
+
+def load_zone(name: str) -> ZoneInfo:
+    """A time zone by its name in the IANA database, or CONFIG_INVALID."""
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        raise MalformedInput(
+            Reason.CONFIG_INVALID,
+            "time_zone is none that this machine knows, such as Europe/Zurich",
+            field="time_zone",
+        ) from None
 
 
 def windows_of(day: date, zone: ZoneInfo, length: int) -> range:

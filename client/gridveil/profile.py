@@ -105,9 +105,9 @@ class Profile:
         file = load(path, ProfileFile)
         sections = {
             "aggregator": file.aggregator,
+            "controller": file.controller,
             "keyholder": file.keyholder,
             "totals": file.totals,
-            "controller": file.controller,
         }
         return cls(
             hex_bytes(file.city_id, ID_BYTES, "city_id"),

@@ -262,13 +262,15 @@ def test_each_role_may_ask_what_it_needs_and_no_more(
     serve()
     asked = stub(paths, role)
     readers, meters = {Role.OPERATOR, Role.AUDITOR}, {Role.METER, Role.GATEWAY}
+    followers = readers | {Role.CONTROLLER}
     settled, tag = window(0), bytes(16)
     calls: dict[Callable[[], object], set[Role]] = {
-        lambda: asked.GetTotal(totals_pb2.GetTotalRequest(window_start=settled)): readers | meters,
-        lambda: asked.ListTotals(totals_pb2.ListTotalsRequest()): readers,
+        lambda: asked.GetTotal(totals_pb2.GetTotalRequest(window_start=settled)): followers
+        | meters,
+        lambda: asked.ListTotals(totals_pb2.ListTotalsRequest()): followers,
         lambda: next(
             server_stream(asked.WatchTotals(totals_pb2.WatchTotalsRequest(from_window=settled)))
-        ): readers,
+        ): followers,
         lambda: list(asked.GetEntries(totals_pb2.GetEntriesRequest(window_start=settled))): (
             readers | meters
         ),

@@ -27,7 +27,7 @@ from gridveil.protocol.refusal_lock import MOST_REFUSALS_PER_DAY
 from gridveil.protocol.roster import RosterVersion
 from gridveil.registrar import Registrar
 from gridveil_services.bootstrap.city import CityOptions, create_city
-from gridveil_services.bootstrap.layout import SERVICES, CityPaths
+from gridveil_services.bootstrap.layout import LISTENING, SERVICES, CityPaths
 from gridveil_services.demo.processes import ServiceProcess, clock_arguments
 from tests.support.ports import spare_addresses
 
@@ -45,7 +45,7 @@ class TestCity:
         self.clock = clock
         self.window_length = window_length
         self.meters: list[MeterKeys] = []
-        self.services = {role: ServiceProcess(role, paths, clock) for role in SERVICES}
+        self.services = {role: ServiceProcess(role, paths, clock) for role in LISTENING}
 
     @classmethod
     def create(
@@ -111,7 +111,7 @@ class TestCity:
         return self.services[role].spawn(environment=environment)
 
     def start_all(self) -> None:
-        """Start every service, in order."""
+        """Start every service, in order, but the controller: a city does without."""
         for role in SERVICES:
             self.start(role)
 

@@ -12,7 +12,7 @@ import socket
 from functools import cache
 from itertools import cycle
 
-from gridveil_services.bootstrap.layout import SERVICES
+from gridveil_services.bootstrap.layout import LISTENING
 
 HOST = "127.0.0.1"
 # Ports and those 10,000 above are below the ones that a demo draws from, and those of outgoing
@@ -28,7 +28,7 @@ def spare_port() -> int:
 
 def spare_addresses() -> dict[str, str]:
     """An address for each service of a city."""
-    return {role: f"{HOST}:{spare_port()}" for role in SERVICES}
+    return {role: f"{HOST}:{spare_port()}" for role in LISTENING}
 
 
 @cache

@@ -19,7 +19,7 @@ from gridveil.protocol.errors import GridveilError, MalformedInput, Reason
 from gridveil.protocol.noise import Mechanism, Noise, NoisePolicy
 from gridveil_services.aggregator.config import AggregatorConfig
 from gridveil_services.bootstrap.city import CityOptions, create_city, neighbouring_ports
-from gridveil_services.bootstrap.layout import CLIENTS, ENDPOINTS, SERVICES
+from gridveil_services.bootstrap.layout import CLIENTS, ENDPOINTS, LISTENING
 from gridveil_services.bootstrap.redis_access import COMMANDS
 from gridveil_services.bootstrap.toml import dumps
 from gridveil_services.keyholder import identity
@@ -180,8 +180,8 @@ def test_the_cohort_follows_who_may_collude(colluding: int, cohort: int) -> None
 
 def test_services_get_ports_in_a_row() -> None:
     ports = [address.rpartition(":")[2] for address in neighbouring_ports(7000).values()]
-    assert tuple(neighbouring_ports(7000)) == SERVICES
-    assert ports == ["7000", "7001", "7002"]
+    assert tuple(neighbouring_ports(7000)) == LISTENING
+    assert ports == ["7000", "7001", "7002", "7003"]
 
 
 KEYS = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)

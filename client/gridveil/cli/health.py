@@ -15,7 +15,7 @@ from gridveil.profile import Tls
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.transport import DOMAIN
 
-SERVICES = ("aggregator", "keyholder", "totals")
+SERVICES = ("aggregator", "controller", "keyholder", "totals")
 _URI = re.compile(rf"spiffe://([0-9a-f]{{32}})\.{DOMAIN}/([a-z]+)/[A-Za-z0-9._-]+")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from gridveil.days import load_zone
 from gridveil.files import make_folder, sync_folder, write_durably
 from gridveil.protocol.city import (
     MIN_HONEST,
@@ -31,7 +32,9 @@ from gridveil_services.aggregator.config import RedisConfig, RedisSection
 from gridveil_services.bootstrap.certificates import Authority, write_tls_folder
 from gridveil_services.bootstrap.layout import (
     CLIENTS,
+    CONTROLLER,
     ENDPOINTS,
+    LISTENING,
     SERVICES,
     CityPaths,
     aggregator_names,
@@ -46,6 +49,7 @@ DEFAULT_REGISTERS = (Register("import_wh", "Wh", 200_000), Register("export_wh",
 DEFAULT_COHORT = 1_000
 DEFAULT_PORT = 7440
 DEFAULT_CONSOLE = "127.0.0.1:7480"
+UNIVERSAL = "UTC"
 RECOMMENDED_BATCH = 128
 EPOCH_S = 86_400
 RETENTION_S = 86_400
@@ -61,8 +65,8 @@ _TLS: Mapping[str, Value] = {
 
 
 def neighbouring_ports(first: int = DEFAULT_PORT, host: str = "127.0.0.1") -> dict[str, str]:
-    """An address for each service: key-holder, aggregator and totals on ports in a row."""
-    return {role: f"{host}:{first + at}" for at, role in enumerate(SERVICES)}
+    """An address for each service on ports in a row, the controller's being the last."""
+    return {role: f"{host}:{first + at}" for at, role in enumerate(LISTENING)}
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,11 @@ class CityOptions:
     refusals_per_day: int = 5
     """Refused windows within 24 hours that lock the key-holder; no part of the policy."""
     noise: NoisePolicy | None = None
+    time_zone: str = UNIVERSAL
+    """Where the city's days begin and end, for the controller: a name of the IANA database."""
     development: bool = False
     addresses: Mapping[str, str] = field(default_factory=neighbouring_ports)
-    """``host:port`` by service: where it listens."""
+    """``host:port`` by service: where it listens. Without one there is no controller."""
     console: str = DEFAULT_CONSOLE
     """``host:port`` where the console's page is."""
     further_aggregators: tuple[str, ...] = ()
@@ -148,6 +154,9 @@ def create_city(folder: Path, options: CityOptions | None = None) -> CityPaths:
     if options.further_aggregators and not options.redis_nodes:
         raise MalformedInput(Reason.CONFIG_INVALID, "several aggregators share a Redis")
     _check_addresses({**options.addresses, **options.reached_at})
+    if options.time_zone != UNIVERSAL:
+        # Not every machine that makes a city has the database.
+        load_zone(options.time_zone)
     folder = folder.absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise MalformedInput(Reason.CONFIG_INVALID, f"{folder.name} is there and not empty")
@@ -180,6 +189,7 @@ class _Maker:
         self._reached_at = {**options.addresses, **options.reached_at}
         self._redis = _redis(options)
         self._refusals_per_day = options.refusals_per_day
+        self._time_zone = options.time_zone
 
     def make(self) -> None:
         self._make_certificates()
@@ -192,9 +202,13 @@ class _Maker:
         for name, address in self._aggregators.items():
             self._write(self._paths.config(name), shared | self._aggregator(address))
         self._write(self._paths.config("totals"), shared | self._totals())
+        if CONTROLLER in self._addresses:
+            self._write(self._paths.config(CONTROLLER), shared | self._controller())
         for client in CLIENTS:
             endpoints: dict[str, Value] = {
-                service: {"address": self._endpoint(service)} for service in ENDPOINTS[client]
+                service: {"address": self._endpoint(service)}
+                for service in ENDPOINTS[client]
+                if service in self._reached_at
             }
             self._write(self._paths.profile(client), shared | endpoints | {"tls": _TLS})
         self._write(self._paths.config("console"), self._console())
@@ -297,10 +311,21 @@ class _Maker:
             "tls": _TLS,
         }
 
+    def _controller(self) -> dict[str, Value]:
+        return {
+            "listen": self._addresses[CONTROLLER],
+            "state": "state",
+            "rules": "control.toml",
+            "time_zone": self._time_zone,
+            "tls": _TLS,
+            "totals": {"address": self._reached_at["totals"]},
+        }
+
     def _console(self) -> dict[str, Value]:
         """On this machine only, until its operator says how people log in."""
         return {
             "listen": self._console_address,
+            "time_zone": self._time_zone,
             "window_length": self._policy.window_length,
             "register": self._policy.registers[0].name,
         }
@@ -353,9 +378,9 @@ def _with_batch_limit(policy: CityPolicy) -> CityPolicy:
 
 
 def _check_addresses(addresses: Mapping[str, str]) -> None:
-    if unknown := set(addresses) - set(SERVICES):
+    if unknown := set(addresses) - set(LISTENING):
         raise MalformedInput(Reason.CONFIG_INVALID, f"there is no service {min(unknown)}")
-    for service in SERVICES:
+    for service in (*SERVICES, *(set(addresses) & {CONTROLLER})):
         host, _, port = addresses.get(service, "").rpartition(":")
         if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
             raise MalformedInput(

@@ -13,7 +13,7 @@ from gridveil.protocol.city import EntryAudience, Register
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.noise import Mechanism, Noise, NoisePolicy, loss_ppm
 from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET, PARAMETER_SETS
-from gridveil_services.bootstrap.layout import SERVICES
+from gridveil_services.bootstrap.layout import LISTENING, SERVICES
 
 app = typer.Typer(add_completion=False)
 
@@ -49,8 +49,8 @@ def init(
     ports: Annotated[
         str,
         typer.Option(
-            help="First of three ports for key-holder, aggregator and totals; or each:"
-            " keyholder=7001,aggregator=7002,totals=7003."
+            help="First of four ports for key-holder, aggregator, totals and controller; or each:"
+            " keyholder=7001,aggregator=7002,totals=7003,controller=7004. The last may be left out."
         ),
     ] = str(_PORT),
     host: Annotated[str, typer.Option(help="Address that the services listen on.")] = "127.0.0.1",
@@ -82,6 +82,9 @@ def init(
             " a day, such as laplace:0.5:48. Without it totals are exact.",
         ),
     ] = None,
+    time_zone: Annotated[
+        str, typer.Option(help="Where the city's days begin and end, such as Europe/Zurich.")
+    ] = "UTC",
     development: Annotated[
         bool, typer.Option("--development", help="Allow scaled clocks. Never for real readings.")
     ] = False,
@@ -105,6 +108,7 @@ def init(
         registers=tuple(parse_register(text) for text in register or ()) or DEFAULT_REGISTERS,
         entry_audience=parse_audience(entry_audience),
         noise=parse_noise(noise) if noise else None,
+        time_zone=time_zone,
         development=development,
         addresses={role: f"{host}:{port}" for role, port in parse_ports(ports).items()},
         reached_at=parse_addresses(address or ()),
@@ -125,15 +129,15 @@ def parse_register(value: str) -> Register:
 
 
 def parse_ports(value: str) -> dict[str, int]:
-    """A port for each service, from the first of three or from ``service=port`` pairs."""
+    """A port for each service, from the first of four or from ``service=port`` pairs."""
     try:
         if "=" not in value:
-            return {role: int(value) + at for at, role in enumerate(SERVICES)}
+            return {role: int(value) + at for at, role in enumerate(LISTENING)}
         pairs = (pair.split("=") for pair in value.split(","))
         ports = {role: int(port) for role, port in pairs}
     except ValueError:
         ports = {}
-    if set(ports) != set(SERVICES):
+    if not set(SERVICES) <= set(ports) <= set(LISTENING):
         raise _invalid("--ports is one number, or keyholder=PORT,aggregator=PORT,totals=PORT")
     return ports
 
@@ -141,7 +145,7 @@ def parse_ports(value: str) -> dict[str, int]:
 def parse_addresses(values: Sequence[str]) -> dict[str, str]:
     """``host:port`` by service, from ``service=host:port`` each, or CONFIG_INVALID."""
     pairs = [value.partition("=") for value in values]
-    if any(service not in SERVICES or not address for service, _, address in pairs):
+    if any(service not in LISTENING or not address for service, _, address in pairs):
         raise _invalid("--address is SERVICE=HOST:PORT, such as keyholder=keyholder.example:7440")
     return {service: address for service, _, address in pairs}
 
@@ -191,5 +195,8 @@ def _description(named: Path, cohort: int) -> str:
             f"  gridveil meters enrol --profile {path('registrar/profile.toml')}"
             f" --fleet {path('meters/fleet.jsonl')} --count {cohort}",
             f"  gridveil totals watch --profile {path('operator/profile.toml')}",
+            "",
+            f"For control signals write {path('controller/control.toml')} and start",
+            f"  gridveil control serve --config {path('controller/controller.toml')}",
         )
     )

@@ -8,15 +8,23 @@ from pathlib import Path
 SERVICES = ("keyholder", "aggregator", "totals")
 """In the order in which they are started, and in which ports are given out."""
 
+CONTROLLER = "controller"
+LISTENING = (*SERVICES, CONTROLLER)
+"""All that have an address. A city does without a controller until somebody writes its rules."""
+
+COMMANDS = {CONTROLLER: "control"}
+"""How a service is called on the command line, where that is not its role's name."""
+
 ENDPOINTS = {
     "registrar": ("keyholder",),
-    "operator": ("totals",),
-    "auditor": ("totals", "aggregator"),
+    "operator": ("totals", CONTROLLER),
+    "auditor": ("totals", "aggregator", CONTROLLER),
     "meter": ("aggregator", "totals"),
     "gateway": ("aggregator", "totals"),
-    "console": ("totals",),
+    "console": ("totals", CONTROLLER),
 }
-"""Services that each client is told the address of. The console is an operator."""
+"""Services that each client is told the address of, as far as they have one. The console is an
+operator."""
 
 CLIENTS = tuple(ENDPOINTS)
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from gridveil.clock import ScaledClock
 from gridveil.protocol.errors import Reason, Unavailable
-from gridveil_services.bootstrap.layout import SERVICES, CityPaths
+from gridveil_services.bootstrap.layout import COMMANDS, SERVICES, CityPaths
 
 START_S = 60.0
 STOP_S = 30.0
@@ -52,7 +52,8 @@ class ServiceProcess:
         """``name``: the role, or for one of several aggregators the name of its folder."""
         self.role = name.partition("-")[0]
         self.log = paths.folder / "logs" / f"{name}.jsonl"
-        self.command = [sys.executable, "-m", "gridveil.cli", self.role, "serve"]
+        command = COMMANDS.get(self.role, self.role)
+        self.command = [sys.executable, "-m", "gridveil.cli", command, "serve"]
         self.command += ["--config", str(paths.config(name)), *clock_arguments(clock), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -22,12 +22,13 @@ class Role(StrEnum):
     AGGREGATOR = "aggregator"
     KEYHOLDER = "keyholder"
     TOTALS = "totals"
+    CONTROLLER = "controller"
     REGISTRAR = "registrar"
     OPERATOR = "operator"
     AUDITOR = "auditor"
 
 
-SERVERS = frozenset({Role.AGGREGATOR, Role.KEYHOLDER, Role.TOTALS})
+SERVERS = frozenset({Role.AGGREGATOR, Role.CONTROLLER, Role.KEYHOLDER, Role.TOTALS})
 """Roles that listen."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")

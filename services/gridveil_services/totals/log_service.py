@@ -16,7 +16,7 @@ MOST_BYTES = 2**20
 """Of records in one answer, beyond the first of them."""
 
 _AUDITORS = {Role.OPERATOR, Role.AUDITOR}
-_READERS = _AUDITORS | {Role.METER, Role.GATEWAY}
+_READERS = _AUDITORS | {Role.CONTROLLER, Role.METER, Role.GATEWAY}
 
 
 class Prover:

@@ -22,6 +22,7 @@ DEFAULT_PAGE = 100
 LONGEST_PAGE = 1_000
 
 _READERS = {Role.OPERATOR, Role.AUDITOR}
+_FOLLOWERS = _READERS | {Role.CONTROLLER}
 _METERS = {Role.METER, Role.GATEWAY}
 
 
@@ -120,9 +121,9 @@ def totals_binding(service: TotalsService) -> Binding:
         totals_pb2.DESCRIPTOR.services_by_name["Totals"],
         service,
         {
-            "GetTotal": _READERS | _METERS,
-            "ListTotals": _READERS,
-            "WatchTotals": _READERS,
+            "GetTotal": _FOLLOWERS | _METERS,
+            "ListTotals": _FOLLOWERS,
+            "WatchTotals": _FOLLOWERS,
             "GetEntries": _READERS | _METERS,
             "GetParameters": _READERS | _METERS,
             "GetOwnEntry": _METERS,
