@@ -35,9 +35,7 @@ def fetch() -> None:
             shutil.copy(LOCK / file, folder)
         npm = shutil.which("npm")
         if npm is None:
-            sys.exit(
-                "npm is needed to fetch; the files are committed, so that nobody else needs it"
-            )
+            sys.exit("npm is needed to fetch; the committed files do without")
         subprocess.run([npm, "ci", "--ignore-scripts", "--silent"], cwd=folder, check=True)
         TARGET.mkdir(exist_ok=True)
         for source, target in FILES.items():

@@ -132,10 +132,6 @@ class Feed:
                 self.health.alarm = error.reason.value
                 _log.critical("the totals service is not believed any more", reason=error.reason)
                 self._totals_are(error.reason.value)
-            except KeyError:
-                self.health.alarm = "CONFIG_INVALID"
-                _log.critical("the city has no such register", register=self._model.register)
-                self._totals_are("CONFIG_INVALID")
 
     async def _load(self) -> None:
         """Take the past, page by page."""

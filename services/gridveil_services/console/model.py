@@ -14,6 +14,7 @@ import msgspec
 
 from gridveil.days import day_of, same_time_before, windows_of
 from gridveil.operator import NotReleased, Outcome, ReleasedTotal
+from gridveil.protocol.errors import MalformedInput, Reason
 
 HISTORY_DAYS = 400
 """So far back totals are kept in memory: a year, and the same weeks of the year before it."""
@@ -90,7 +91,7 @@ class CityModel:
         self._newest_signal: SignalRow | None = None
 
     def settle(self, outcome: Outcome) -> Row:
-        """Take a verified outcome; KeyError if the city has no such register."""
+        """Take a verified outcome; CONFIG_INVALID if the city has no such register in Wh."""
         row = row_of(outcome, self.register)
         self._rows[row.window_start] = row
         return row
@@ -170,9 +171,12 @@ class CityModel:
 
 
 def row_of(outcome: Outcome, register: str) -> Row:
-    """A verified outcome as a row; KeyError if the city has no such register."""
+    """A verified outcome as a row; CONFIG_INVALID if the city has no such register in Wh."""
     if isinstance(outcome, NotReleased):
         return Row(outcome.window_start, outcome.reason.value.lower())
+    units = {found.name: found.unit for found in outcome.total.registers}
+    if units.get(register) != "Wh":
+        raise MalformedInput(Reason.CONFIG_INVALID, "the totals have no such register in Wh")
     return _released(outcome, register)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import ssl
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
