@@ -10,6 +10,7 @@ import typer
 
 from gridveil.cli.arguments import JsonOption, load_profile, parse_bound
 from gridveil.cli.output import EXIT_CODES, console, print_json, utc, window_json
+from gridveil_services.rpc.commands import ClockOrigin, ClockRate, one_line_on_failure
 
 if TYPE_CHECKING:
     from gridveil_services.controller.replay import Replayed
@@ -21,6 +22,33 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, epilog=EXIT_CODES)
 @app.callback()
 def control() -> None:
     """Turn released totals into control signals."""
+
+
+@app.command()
+def serve(
+    config: Annotated[Path, typer.Option(help="The city's controller/controller.toml.")],
+    clock_origin: ClockOrigin = None,
+    clock_rate: ClockRate = 1.0,
+) -> None:
+    """Signal what released totals ask for, until SIGTERM.
+
+    Prints one JSON line when it serves; logs go to standard error. Every signal is in the journal
+    before it is shown, and the next start goes on from there. Ends with 2 if the configuration,
+    the rules or the journal are not what they must be.
+
+    Example: gridveil control serve --config springfield/controller/controller.toml
+    """
+    from gridveil.clock import make_clock
+    from gridveil_services.controller.config import ControllerConfig
+    from gridveil_services.controller.serve import ControllerProcess
+    from gridveil_services.rpc.logging import configure_logging
+
+    configure_logging("controller")
+    with one_line_on_failure():
+        loaded = ControllerConfig.load(config)
+        clock = make_clock(clock_origin, clock_rate, development=loaded.development)
+        process = ControllerProcess(loaded, clock)
+    process.run()
 
 
 @app.command()

@@ -154,6 +154,18 @@ def step(rules: ControlRules, state: State, event: Event) -> tuple[State, Signal
     return _act(rules, state, event)
 
 
+def next_tick(rules: ControlRules, state: State) -> int:
+    """When to look at the time again, Unix seconds: at the end of a window, and where it decides.
+
+    Time alone makes a total stale, and ends what was held for long enough.
+    """
+    instants = [(state.at // rules.window_length + 1) * rules.window_length]
+    if state.window_start is not None:
+        stale_at = _stale_at(rules, state.window_start)
+        instants += [stale_at, stale_at + rules.hold_safe_s]
+    return min(instant for instant in instants if instant > state.at)
+
+
 def _act(rules: ControlRules, state: State, event: Settled) -> tuple[State, Signal]:
     demand = _demand(rules, state, event)
     level, cause = _level(rules, state, demand)
@@ -217,7 +229,7 @@ def _without_news(
     if state.window_start is None:
         cause = Cause.NO_TOTAL if cause is Cause.WAITING else cause
         return state, Signal(state.at, shown, 0, Basis.NEUTRAL, cause, reason=reason)
-    stale_at = state.window_start + rules.window_length + rules.stale_after_s
+    stale_at = _stale_at(rules, state.window_start)
     if state.at >= stale_at + rules.hold_safe_s:
         cause = Cause.STALE if cause is Cause.WAITING else cause
         state = msgspec.structs.replace(state, level=0)
@@ -230,7 +242,11 @@ def _without_news(
 def _is_late(rules: ControlRules, state: State, event: Settled) -> bool:
     if state.window_start is not None and event.window_start <= state.window_start:
         return True
-    return event.at >= event.window_start + rules.window_length + rules.stale_after_s
+    return event.at >= _stale_at(rules, event.window_start)
+
+
+def _stale_at(rules: ControlRules, window_start: int) -> int:
+    return window_start + rules.window_length + rules.stale_after_s
 
 
 def _check(rules: ControlRules, state: State, event: Event) -> None:

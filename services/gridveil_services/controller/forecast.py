@@ -1,6 +1,7 @@
 """Demand of the next day with intervals: a ridge regression on lags, or the same time last week.
 
-For display only: no signal depends on it (docs/control.md). Needs the extra ``controller``.
+For display only: no signal depends on it (docs/control.md). The regression needs the extra
+``controller``; where it is not installed, every day is the same time last week.
 """
 
 from __future__ import annotations
@@ -10,13 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from enum import StrEnum
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import Ridge
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from gridveil.days import same_time_before, windows_of
 
@@ -96,9 +95,10 @@ class Forecaster:
         truth = np.concatenate([found.truth for found in past])
         whole = np.isfinite(features).all(axis=1) & np.isfinite(truth)
         last_week = self.same_time(day, 7)
-        if np.count_nonzero(whole) < LEAST_DAYS * 86_400 // self._length:
+        model = _ridge()
+        if model is None or np.count_nonzero(whole) < LEAST_DAYS * 86_400 // self._length:
             return Method.LAST_WEEK, last_week
-        model = make_pipeline(StandardScaler(), Ridge()).fit(features[whole], truth[whole])
+        model.fit(features[whole], truth[whole])
         wanted, expected = self._day(day).features, last_week.copy()
         known = np.isfinite(wanted).all(axis=1)
         if known.any():
@@ -133,6 +133,17 @@ class Forecaster:
 
     def _at(self, windows: Sequence[int]) -> Array:
         return np.array([self._history.get(window, math.nan) for window in windows], np.float64)
+
+
+def _ridge() -> Any:
+    """A regression that is to be fitted; None where the extra is not installed."""
+    try:
+        from sklearn.linear_model import Ridge
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ModuleNotFoundError:
+        return None
+    return make_pipeline(StandardScaler(), Ridge())
 
 
 def _mean(values: Array) -> float:

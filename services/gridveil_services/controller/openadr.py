@@ -18,25 +18,31 @@ LIMITED_FROM = 3
 _OBJECT_ID = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 
-def events(rules: ControlRules, program_id: str, signal: Signal) -> list[Object]:
+def events(
+    rules: ControlRules, program_id: str, signal: Signal, name: str | None = None
+) -> list[Object]:
     """The events of a signal: its level for all, and at level 3 a limit for each site.
 
     Args:
         rules: whose window length is the events' duration, from the signal's time on.
         program_id: of the VTN.
         signal: what is signalled.
+        name: the first event's; further ones have a number behind it.
 
     Raises:
         MalformedInput: FIELD_FORMAT if the id is none that OpenADR allows.
     """
-    _check_id(program_id)
+    check_id(program_id)
     found = [_event(rules, program_id, signal, "SIMPLE", signal.level)]
-    if signal.level < LIMITED_FROM:
+    if signal.level >= LIMITED_FROM:
+        for site, limit_w in apportion(rules.sites_w, rules.sites_share_w).items():
+            kind, limit_kw = "IMPORT_CAPACITY_LIMIT", limit_w / 1_000
+            limit = _event(rules, program_id, signal, kind, limit_kw, "KW")
+            found.append(limit | {"targets": [site]})
+    if name is None:
         return found
-    for site, limit_w in apportion(rules.sites_w, rules.sites_share_w).items():
-        limit = _event(rules, program_id, signal, "IMPORT_CAPACITY_LIMIT", limit_w / 1_000, "KW")
-        found.append(limit | {"targets": [site]})
-    return found
+    names = (f"{name}-{at}" if at else name for at in range(len(found)))
+    return [{"eventName": own} | event for own, event in zip(names, found, strict=True)]
 
 
 def apportion(contracts_w: Mapping[str, int], share_w: int) -> dict[str, int]:
@@ -59,7 +65,7 @@ def usage_report(
     ``OK`` is the sum of all enrolled meters; ``ESTIMATED`` that of most, scaled to all; ``MISSING``
     has no value: there was no total, or one of too few.
     """
-    _check_id(event_id)
+    check_id(event_id)
     intervals = [
         {
             "id": number,
@@ -112,7 +118,8 @@ def _event(
     }
 
 
-def _check_id(value: str) -> None:
+def check_id(value: str) -> None:
+    """FIELD_FORMAT unless it is an id as OpenADR has them."""
     if not _OBJECT_ID.fullmatch(value):
         raise MalformedInput(
             Reason.FIELD_FORMAT, "an id of OpenADR has 1 to 128 letters, digits, _ and -"
