@@ -22,7 +22,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
-from gridveil.clock import Clock
+from gridveil.clock import Clock, ScaledClock
 from gridveil.protocol.errors import GridveilError, MalformedInput, NotAllowed, NotFound, Reason
 from gridveil_services.console.citizens import LANGUAGES, Citizens
 from gridveil_services.console.config import ConsoleConfig
@@ -154,7 +154,7 @@ async def _state(request: Request) -> Response:
     return _json(
         {
             "now": now,
-            "rate": 1 / console.clock.real(1.0),
+            "rate": console.clock.rate if isinstance(console.clock, ScaledClock) else 1.0,
             "zone": model.zone.key,
             "window_length": model.length,
             "register": model.register,

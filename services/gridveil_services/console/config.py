@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from gridveil.config import ConfigFile, Section, load
+from gridveil.days import load_zone
 from gridveil.profile import Profile
 from gridveil.protocol.errors import MalformedInput, Reason
 
@@ -105,7 +106,7 @@ class ConsoleConfig:
             port,
             _checked_url(file.url),
             profile,
-            _zone(file.time_zone),
+            load_zone(file.time_zone),
             file.register,
             file.window_length,
             file.public,
@@ -157,13 +158,6 @@ def _checked_url(url: str) -> str:
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:
         _refuse("url", "has no path, query or user")
     return url.rstrip("/")
-
-
-def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (ValueError, OSError, KeyError):
-        _refuse("time_zone", "is a name of the IANA time zone database")
 
 
 def _https(files: HttpsFiles | None, folder: Path) -> Https | None:

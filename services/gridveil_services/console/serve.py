@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import ssl
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -123,6 +124,9 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """The library raises the signal again at its end; a service that ended well says so."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
         try:
             yield

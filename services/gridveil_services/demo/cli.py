@@ -10,6 +10,9 @@ import typer
 
 from gridveil.protocol.errors import MalformedInput, Reason
 
+WINDOWS = 4
+WINDOWS_WATCHED = 24
+
 app = typer.Typer(add_completion=False)
 
 
@@ -23,7 +26,9 @@ def demo(
         ),
     ] = None,
     meters: Annotated[int, typer.Option(help="Households, 100 or more.")] = 120,
-    windows: Annotated[int, typer.Option(help="Quarter-hours to play.")] = 4,
+    windows: Annotated[
+        int | None, typer.Option(help="Quarter-hours to play: 4, with --console 24.")
+    ] = None,
     start: Annotated[
         str | None,
         typer.Option(help="First window, such as 2018-10-28T23:00Z; needed for timestamped files."),
@@ -45,6 +50,14 @@ def demo(
             " killed in the midst of a window's reports. Needs redis-server."
         ),
     ] = 0,
+    console: Annotated[
+        bool,
+        typer.Option(
+            "--console",
+            help="Run a controller and the operator's page beside it, with a capacity that the"
+            " highest window crosses; both stay until Ctrl-C.",
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
     """Play a whole city on this machine: encrypted readings in, verified totals out.
@@ -59,6 +72,8 @@ def demo(
     Example: gridveil demo --meters 300 --windows 6 --misbehaving 3
 
     Example: gridveil demo --cluster 3 --meters 200 --windows 3
+
+    Example: gridveil demo --console --readings readings.csv.gz --meters 500
     """
     from gridveil_services.demo.plan import DemoOptions, DemoPlan
     from gridveil_services.demo.run import run_demo
@@ -67,11 +82,12 @@ def demo(
     options = DemoOptions(
         readings=readings,
         meters=meters,
-        windows=windows,
+        windows=windows or (WINDOWS_WATCHED if console else WINDOWS),
         start=_instant(start),
         keep=keep,
         misbehaving=misbehaving,
         cluster=cluster,
+        console=console,
     )
     view = JsonView() if json else TextView(options)
     result = run_demo(DemoPlan(options), view)

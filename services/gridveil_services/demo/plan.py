@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,8 @@ from gridveil.reporting import EXPORT_REGISTER, IMPORT_REGISTER
 from gridveil.simulator.csv_source import CsvSource
 from gridveil.simulator.readings import ReadingBounds, Readings, ReadingSource
 from gridveil.simulator.standard_load import StandardLoadSource
-from gridveil_services.bootstrap.city import DEFAULT_REGISTERS, CityOptions
-from gridveil_services.bootstrap.layout import SERVICES, aggregator_names
+from gridveil_services.bootstrap.city import DEFAULT_CONSOLE, DEFAULT_REGISTERS, CityOptions
+from gridveil_services.bootstrap.layout import CONTROLLER, SERVICES, aggregator_names
 from gridveil_services.demo.processes import free_addresses
 
 WINDOW_S = 900
@@ -32,6 +33,11 @@ EVENING = int(datetime(2026, 1, 15, 16, 30, tzinfo=UTC).timestamp())
 
 LEFT_OUT_COVERAGE = 0.5
 """Of a city with misbehaving meters: one lane of three may be left out."""
+
+ZONE = ZoneInfo("Europe/Berlin")
+"""Where the households that are made up live; with a console a file's are taken to live there."""
+PAST_DAYS = 28
+"""With a console: so many days before the first window are known to the controller's forecast."""
 
 _SHORTEST_WINDOW_S = 4.0
 _SHORTEST_ROTATING_WINDOW_S = 9.0
@@ -62,6 +68,8 @@ class DemoOptions:
     """How many of the households' meters misbehave, one in a window, twice each."""
     cluster: int = 0
     """Aggregators that share a Redis Cluster; 0 for one with a file of its own."""
+    console: bool = False
+    """Whether a controller and a console run beside it, and stay until a signal comes."""
 
     def __post_init__(self) -> None:
         if not MIN_HONEST <= self.meters <= _MOST_METERS:
@@ -123,9 +131,27 @@ class DemoPlan:
         """Of the Redis Cluster, once it runs."""
         self.first_window = EVENING if options.start is None else options.start
         self.windows = [self.first_window + at * WINDOW_S for at in range(options.windows)]
-        self.source = _source(options, self.first_window)
-        self._table = self._read()
+        self.past_days = _past_days(options)
+        self.source = _source(options, self._file_start)
+        self._table = self._read(self.windows)
+        self._check_readings()
         self.truth = {window: self.truth_of(window) for window in self.windows}
+
+    @property
+    def _file_start(self) -> int:
+        """When the first interval of a file is: where days before it are wanted, at a midnight."""
+        if not self.past_days:
+            return self.first_window
+        return _midnight_before(self.first_window, self.past_days)
+
+    def past(self) -> dict[int, int]:
+        """Wh that the households drew in each window of the days before the first one."""
+        if not self.past_days:
+            return {}
+        windows = range(self._file_start, self.first_window, WINDOW_S)
+        table = self._read(list(windows))
+        drawn = np.where(table.present & (table.wh > 0), table.wh, 0).sum(axis=1)
+        return dict(zip(windows, map(int, drawn), strict=True))
 
     def rate(self, start_s: float) -> float:
         """Metering seconds per real second: slow enough to encrypt a window's reports twice.
@@ -148,15 +174,17 @@ class DemoPlan:
         With misbehaving meters a total may miss a lane, and their first turns spend the failure
         budget.
         """
-        names = (*SERVICES, *self.options.aggregators[1:])
-        addresses = free_addresses(names)
+        others = (CONTROLLER, "console") if self.options.console else ()
+        addresses = free_addresses((*SERVICES, *self.options.aggregators[1:], *others))
         city = CityOptions(
             window_length=WINDOW_S,
             grace=GRACE_S,
             min_cohort=MIN_HONEST,
             refusals_per_day=MOST_REFUSALS_PER_DAY,
             development=True,
-            addresses={service: addresses[service] for service in SERVICES},
+            addresses={name: addresses[name] for name in (*SERVICES, *others[:1])},
+            console=addresses.get("console", DEFAULT_CONSOLE),
+            time_zone=ZONE.key,
             further_aggregators=tuple(addresses[n] for n in self.options.aggregators[1:]),
             redis_nodes=self.redis_nodes,
         )
@@ -184,16 +212,17 @@ class DemoPlan:
         table = self._table
         return Part(Readings(table.windows, table.wh[:, places], table.present[:, places]))
 
-    def _read(self) -> Readings:
+    def _read(self, windows: Sequence[int]) -> Readings:
         bounds = {register.name: register.bound for register in DEFAULT_REGISTERS}
         limits = ReadingBounds(WINDOW_S, -bounds[EXPORT_REGISTER], bounds[IMPORT_REGISTER])
-        table = self.source.read([None] * self.options.meters, self.windows, limits)
-        if not table.present.any(axis=0).all():
-            found = int(table.present.any(axis=0).sum())
+        return self.source.read([None] * self.options.meters, windows, limits)
+
+    def _check_readings(self) -> None:
+        present = self._table.present.any(axis=0)
+        if not present.all():
             raise MalformedInput(
-                Reason.CONFIG_INVALID, f"there are readings of {found} households only"
+                Reason.CONFIG_INVALID, f"there are readings of {int(present.sum())} households only"
             )
-        return table
 
 
 @dataclass(frozen=True)
@@ -211,10 +240,28 @@ class Part:
         return Readings(tuple(windows), self.readings.wh[chosen], self.readings.present[chosen])
 
 
-def _source(options: DemoOptions, first_window: int) -> ReadingSource:
+def _past_days(options: DemoOptions) -> int:
+    """As many as wanted, or as a file has before enough of them to play."""
+    if not options.console or options.start is not None:
+        return 0
+    intervals = CsvSource(options.readings).intervals() if options.readings else None
+    if options.readings and intervals is None:
+        return 0
+    first = (EVENING - _midnight_before(EVENING, 0)) // WINDOW_S + options.windows
+    spare = PAST_DAYS if intervals is None else (intervals - first) // (86_400 // WINDOW_S)
+    return max(0, min(PAST_DAYS, spare))
+
+
+def _midnight_before(at: int, days: int) -> int:
+    """The start of the local day some days before a time's."""
+    local = datetime.fromtimestamp(at, ZONE).replace(hour=0, minute=0)
+    return int((local - timedelta(days=days)).timestamp())
+
+
+def _source(options: DemoOptions, file_start: int) -> ReadingSource:
     if options.readings is None:
         return StandardLoadSource()
-    source = CsvSource(options.readings, start=first_window)
+    source = CsvSource(options.readings, start=file_start)
     if source.intervals() is None and options.start is None:
         raise MalformedInput(
             Reason.CONFIG_INVALID,

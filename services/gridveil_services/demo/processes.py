@@ -55,6 +55,8 @@ class ServiceProcess:
         command = COMMANDS.get(self.role, self.role)
         self.command = [sys.executable, "-m", "gridveil.cli", command, "serve"]
         self.command += ["--config", str(paths.config(name)), *clock_arguments(clock), *arguments]
+        self.said: dict[str, str] = {}
+        """Its first line, once it serves."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -73,7 +75,8 @@ class ServiceProcess:
         """Start it and wait until it serves; how many real seconds that took."""
         begun = time.monotonic()
         process = self.spawn(environment=environment)
-        if not _says_serving(first_line(process, START_S), self.role):
+        self.said = _serving(first_line(process, START_S), self.role)
+        if not self.said:
             self.kill()
             raise Unavailable(
                 Reason.UNREACHABLE, f"{self.role} did not start: see logs/{self.log.name}"
@@ -135,9 +138,12 @@ def first_line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes:
     return process.stdout.readline() if readable else b""
 
 
-def _says_serving(line: bytes, role: str) -> bool:
+def _serving(line: bytes, role: str) -> dict[str, str]:
+    """What a service says when it serves; empty if it says anything else."""
     try:
         said = json.loads(line)
     except ValueError:
-        return False
-    return isinstance(said, dict) and (said.get("event"), said.get("role")) == ("serving", role)
+        return {}
+    if not isinstance(said, dict) or (said.get("event"), said.get("role")) != ("serving", role):
+        return {}
+    return said

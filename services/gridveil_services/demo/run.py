@@ -28,6 +28,7 @@ from gridveil.simulator.plan import Tally
 from gridveil.simulator.replay import Simulator
 from gridveil_services.bootstrap.city import CityOptions, create_city
 from gridveil_services.bootstrap.layout import SERVICES, CityPaths
+from gridveil_services.demo.console import wait_for_signal, watched
 from gridveil_services.demo.inspection import Findings, LoggedEpoch, epochs, inspect
 from gridveil_services.demo.misbehaviour import Lie, MisbehavingMeters, choose, turn
 from gridveil_services.demo.plan import WINDOW_S, DemoPlan, Truth
@@ -128,6 +129,10 @@ class DemoResult:
 class Audience(Protocol):
     """Who is told what happens."""
 
+    def opened(self, address: str) -> None:
+        """The console is there; the address logs one person in."""
+        ...
+
     def step(self, text: str) -> None:
         """Something begins."""
         ...
@@ -158,7 +163,10 @@ def run_demo(plan: DemoPlan, audience: Audience) -> DemoResult:
         clock = _clock(plan, start_s)
         several = f"{plan.options.cluster} aggregators" if plan.options.cluster else "aggregator"
         audience.step(f"starting key-holder, {several} and totals service")
-        with _serving(plan, paths, clock) as services:
+        with ExitStack() as running:
+            services = running.enter_context(_serving(plan, paths, clock))
+            if plan.options.console:
+                audience.opened(running.enter_context(watched(plan, paths, clock)))
             audience.step(
                 f"replaying {plan.options.windows} windows of {WINDOW_S} s; one takes"
                 f" {clock.real(WINDOW_S):.1f} s here"
@@ -166,6 +174,9 @@ def run_demo(plan: DemoPlan, audience: Audience) -> DemoResult:
             play = _Play(plan, paths, clock, audience, services)
             windows, tally = play.run()
             suspects = _suspects(paths)
+            if plan.options.console:
+                audience.step("all windows are played; the console stays until Ctrl-C")
+                wait_for_signal()
         return DemoResult(
             city_id=Profile.load(paths.profile("operator")).city_id,
             city=plan.city,
@@ -213,7 +224,7 @@ def _enrol(plan: DemoPlan, paths: CityPaths, audience: Audience) -> float:
 
 
 def _clock(plan: DemoPlan, start_s: float) -> ScaledClock:
-    processes = len(SERVICES) + len(plan.options.aggregators) - 1
+    processes = len(SERVICES) + len(plan.options.aggregators) - 1 + 2 * plan.options.console
     lead_s = max(_LEAST_LEAD_S, processes * _SPARE_STARTS * start_s)
     rate = plan.rate(start_s)
     return ScaledClock(plan.first_window + WINDOW_S - rate * lead_s, time.time(), rate)

@@ -27,7 +27,11 @@ _LEARNED = {
 
 
 class JsonView:
-    """Says nothing until the end, then one object."""
+    """Says nothing until the end, then one object; where the console is on standard error."""
+
+    def opened(self, address: str) -> None:
+        """For the program that drives a browser."""
+        typer.echo(f"console: {address}", err=True)
 
     def step(self, text: str) -> None:
         """Nothing: the object says it all."""
@@ -92,6 +96,10 @@ class TextView:
     def step(self, text: str) -> None:
         """Say what begins."""
         typer.echo(f"* {text}")
+
+    def opened(self, address: str) -> None:
+        """What to open in a browser."""
+        self.step(f"the console is open, for the first who comes: {address}")
 
     def window(self, result: WindowResult) -> None:
         """A line of the table."""

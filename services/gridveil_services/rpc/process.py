@@ -38,7 +38,7 @@ def run_until_signal(
         grace_s: real seconds for calls in progress.
     """
     signalled = stop or threading.Event()
-    _handle_signals(signalled)
+    handle_signals(signalled)
     address = server.address or server.start()
     line = {"event": "serving", "role": str(server.options.role), "address": address}
     print(json.dumps(line), flush=True)
@@ -62,7 +62,9 @@ def wait_for(signalled: threading.Event) -> None:
         pass
 
 
-def _handle_signals(signalled: threading.Event) -> None:
+def handle_signals(signalled: threading.Event) -> None:
+    """Set it at the first signal; a second one ends the process at once."""
+
     def handle(_number: int, _frame: FrameType | None) -> None:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
