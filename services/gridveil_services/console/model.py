@@ -5,8 +5,10 @@ Power is in W, the mean over a window. A window without a figure has None: a gap
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
+from operator import itemgetter
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -88,6 +90,7 @@ class CityModel:
         self.zone = zone
         self._rows: dict[int, Row] = {}
         self._signals: dict[int, SignalRow] = {}
+        self._levels: list[tuple[int, int]] = []
         self._newest_signal: SignalRow | None = None
 
     def settle(self, outcome: Outcome) -> Row:
@@ -101,15 +104,24 @@ class CityModel:
         self._rows.update((row.window_start, row) for row in rows)
 
     def add_signal(self, signal: SignalRow) -> None:
-        """Take a signal; the last one about a window is the one shown with it."""
+        """Take the next signal; the first one about a window is the one shown with it.
+
+        Later ones about it say that no news came.
+        """
+        if self._newest_signal and signal.number <= self._newest_signal.number:
+            return
         self._newest_signal = signal
+        if not self._levels or self._levels[-1][1] != signal.level:
+            self._levels.append((signal.at, signal.level))
         if signal.window_start is not None:
-            self._signals[signal.window_start] = signal
+            self._signals.setdefault(signal.window_start, signal)
 
     def forget(self, before: int) -> None:
         """Drop what begins before a time."""
         self._rows = {at: row for at, row in self._rows.items() if at >= before}
         self._signals = {at: one for at, one in self._signals.items() if at >= before}
+        # The last one before it stands until the next.
+        self._levels = self._levels[max(0, self._place(before)) :]
 
     @property
     def newest(self) -> Row | None:
@@ -122,10 +134,21 @@ class CityModel:
         """The signal that stands."""
         return self._newest_signal
 
-    @property
-    def signals(self) -> list[SignalRow]:
-        """Those about a window, by window."""
-        return [self._signals[at] for at in sorted(self._signals)]
+    def signal(self, window_start: int) -> SignalRow | None:
+        """What was signalled for a window."""
+        return self._signals.get(window_start)
+
+    def level_at(self, at: int) -> int | None:
+        """The level that stands at a time; None before the first signal."""
+        place = self._place(at)
+        return self._levels[place][1] if place >= 0 else None
+
+    def levels(self, first: int, end: int) -> list[tuple[int, int]]:
+        """Levels and since when, from the one that stands at ``first``."""
+        return [one for one in self._levels[max(0, self._place(first)) :] if one[0] < end]
+
+    def _place(self, at: int) -> int:
+        return bisect_right(self._levels, at, key=itemgetter(0)) - 1
 
     def row(self, window_start: int) -> Row | None:
         """A settled window."""
@@ -201,7 +224,7 @@ def day_view(
     windows = windows_of(day, model.zone, model.length)
     points = forecast or {}
     rows = [model.row(at) for at in windows]
-    signals = [model._signals.get(at) for at in windows]
+    signals = [model.signal(at) for at in windows]
     return {
         "day": day.isoformat(),
         "windows": list(windows),
@@ -212,6 +235,7 @@ def day_view(
         "left_out": [list(row.left_out) if row else [] for row in rows],
         "noisy": [row.noisy if row else False for row in rows],
         "sum": [row.sum if row else None for row in rows],
+        "levels": model.levels(windows.start, windows.stop),
         "level": [one.level if one else None for one in signals],
         "basis": [one.basis if one else None for one in signals],
         "cause": [one.cause if one else None for one in signals],
@@ -226,14 +250,13 @@ def day_view(
 
 def range_view(model: CityModel, windows: range) -> dict[str, object]:
     """A longer stretch: five series of one value a window."""
-    level = [one.level if (one := model._signals.get(at)) else None for at in windows]
     return {
         "first": windows.start,
         "step": windows.step,
         **_series(model, windows),
         "yesterday": _earlier(model, windows, 1, {}),
         "last_week": _earlier(model, windows, 7, {}),
-        "level": level,
+        "level": [model.level_at(at) for at in windows],
     }
 
 

@@ -12,7 +12,7 @@ from gridveil.clock import ScaledClock
 from gridveil.files import write_durably
 from gridveil.reporting import IMPORT_REGISTER
 from gridveil_services.bootstrap.layout import CONTROLLER, CityPaths
-from gridveil_services.bootstrap.toml import dumps
+from gridveil_services.bootstrap.toml import Value, dumps
 from gridveil_services.demo.plan import WINDOW_S, DemoPlan
 from gridveil_services.demo.processes import ServiceProcess
 from gridveil_services.rpc.process import handle_signals, wait_for
@@ -48,7 +48,7 @@ def _write_rules(plan: DemoPlan, paths: CityPaths) -> None:
     folder = paths.role(CONTROLLER)
     highest = max(truth.sums[IMPORT_REGISTER] for truth in plan.truth.values())
     capacity_w = max(100, int(highest * 3600 / WINDOW_S * CROSSED_AT))
-    rules = {
+    rules: dict[str, Value] = {
         "capacity_w": capacity_w,
         "hysteresis_w": int(capacity_w * _HYSTERESIS),
         "ramp_limit_w": max(1, int(capacity_w * _RAMP)),

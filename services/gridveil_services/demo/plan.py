@@ -36,7 +36,7 @@ LEFT_OUT_COVERAGE = 0.5
 
 ZONE = ZoneInfo("Europe/Berlin")
 """Where the households that are made up live; with a console a file's are taken to live there."""
-PAST_DAYS = 28
+PAST_DAYS = 48
 """With a console: so many days before the first window are known to the controller's forecast."""
 
 _SHORTEST_WINDOW_S = 4.0

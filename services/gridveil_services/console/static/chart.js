@@ -5,6 +5,8 @@ import { megawatts, percent, time } from "./format.js";
 const HEIGHT = 340;
 const STRIP = 84;
 const SYNC = "day";
+// The same for both, so that a quarter-hour is at the same place in them.
+const PADDING = [12, 16, 0, 0];
 
 function colours() {
   const style = getComputedStyle(document.documentElement);
@@ -27,7 +29,8 @@ function demandOf(view) {
 }
 
 export class DayChart {
-  constructor(chart, strip) {
+  constructor(chart, strip, now) {
+    this.now = now;
     this.element = chart;
     this.strip = strip;
     this.plot = null;
@@ -89,6 +92,7 @@ export class DayChart {
     return {
       width: this.width,
       height: HEIGHT,
+      padding: PADDING,
       legend: { show: false },
       cursor: { sync: { key: SYNC }, drag: { x: false, y: false }, points: { show: false } },
       scales: { x: { time: false, range: () => this.span() }, y: { range: (_, low, high) => this.reach(low, high) } },
@@ -123,6 +127,7 @@ export class DayChart {
     return {
       width: this.width,
       height: STRIP,
+      padding: PADDING,
       legend: { show: false },
       cursor: { sync: { key: SYNC }, drag: { x: false, y: false }, points: { show: false }, y: false },
       scales: { x: { time: false, range: () => this.span() }, y: { range: () => [0, 1] } },
@@ -173,7 +178,9 @@ export class DayChart {
 
   digits(ticks) {
     const step = Math.abs((ticks[1] ?? 1e6) - (ticks[0] ?? 0)) / 1e6;
-    return step >= 1 ? 0 : Math.min(6, Math.ceil(-Math.log10(step)));
+    let digits = 0;
+    while (digits < 6 && Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) > 1e-6) digits++;
+    return digits;
   }
 
   place(plot, at) {
@@ -181,13 +188,16 @@ export class DayChart {
     return [from, plot.valToPos(this.view.windows[at] + this.length, "x", true) - from];
   }
 
+  // From when a level was signalled until another was.
   shade(plot) {
     const { ctx, bbox } = plot;
-    this.view.level.forEach((level, at) => {
+    const [first, last] = this.span();
+    this.view.levels.forEach(([at, level], place, levels) => {
       if (!level) return;
-      const [x, width] = this.place(plot, at);
+      const until = Math.min(levels[place + 1]?.[0] ?? this.now(), last);
+      const x = plot.valToPos(Math.max(at, first), "x", true);
       ctx.fillStyle = this.colour[`l${level}`];
-      ctx.fillRect(x, bbox.top, width, bbox.height);
+      ctx.fillRect(x, bbox.top, plot.valToPos(until, "x", true) - x, bbox.height);
     });
   }
 
@@ -239,6 +249,8 @@ export class DayChart {
     const { ctx, bbox } = plot;
     ctx.save();
     ctx.strokeStyle = ctx.fillStyle = this.colour.limit;
+    ctx.textAlign = "left";
+    ctx.textBaseline = "alphabetic";
     ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
     const lines = this.rules.thresholds_w.map((watts, at) => [watts, `level ${at + 1}`, [4, 5]]);
     lines.push([this.rules.capacity_w, "capacity", []]);

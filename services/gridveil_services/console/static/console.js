@@ -7,7 +7,7 @@ import {
 import { verify } from "./verify.js";
 
 const $ = (id) => document.getElementById(id);
-const chart = new DayChart($("chart"), $("coverage"));
+const chart = new DayChart($("chart"), $("coverage"), () => now());
 const verdicts = new Map();
 const RECENT = 12;
 const YEAR_S = 365 * 86400;
