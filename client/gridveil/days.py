@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from gridveil.protocol.errors import MalformedInput, Reason
 
 
-def load_zone(name: str) -> ZoneInfo:
-    """A time zone by its name in the IANA database, or CONFIG_INVALID."""
+def time_zone(name: str) -> tzinfo:
+    """The zone of a name in the IANA time zone database, or CONFIG_INVALID."""
+    if name == "UTC":
+        return UTC
     try:
         return ZoneInfo(name)
-    except (ValueError, OSError, ZoneInfoNotFoundError):
-        raise MalformedInput(
-            Reason.CONFIG_INVALID,
-            "time_zone is none that this machine knows, such as Europe/Zurich",
-            field="time_zone",
-        ) from None
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise MalformedInput(Reason.CONFIG_INVALID, "there is no time zone of this name") from None
 
 
-def windows_of(day: date, zone: ZoneInfo, length: int) -> range:
-    """Starts (Unix seconds) of the windows of ``length`` seconds from midnight to midnight."""
-    return range(_midnight(day, zone), _midnight(day + timedelta(days=1), zone), length)
+def windows_of(day: date, zone: tzinfo, length: int) -> range:
+    """Starts (Unix seconds) of the windows of ``length`` seconds that begin in a local day.
+
+    Windows are aligned to UTC: those of an hour do not begin at midnight where the zone's offset
+    is not of whole hours.
+    """
+    begins, ends = (_midnight(day + timedelta(days=days), zone) for days in (0, 1))
+    return range(-(-begins // length) * length, -(-ends // length) * length, length)
 
 
-def day_of(window_start: int, zone: ZoneInfo) -> date:
+def day_of(window_start: int, zone: tzinfo) -> date:
     """The local day that a window begins in."""
     return datetime.fromtimestamp(window_start, zone).date()
 
 
-def same_time_before(window_start: int, days: int, zone: ZoneInfo) -> int:
+def same_time_before(window_start: int, days: int, zone: tzinfo) -> int:
     """The window at the same local time some days before.
 
     An hour that a day has not is taken as the hour after it; one that it has twice as the one of
@@ -42,5 +45,5 @@ def same_time_before(window_start: int, days: int, zone: ZoneInfo) -> int:
     return int(before.astimezone(UTC).timestamp())
 
 
-def _midnight(day: date, zone: ZoneInfo) -> int:
+def _midnight(day: date, zone: tzinfo) -> int:
     return int(datetime.combine(day, time(), zone).astimezone(UTC).timestamp())

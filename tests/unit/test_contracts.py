@@ -28,6 +28,8 @@ COUNTING = ("prometheus_client",)
 TRACING = ("opentelemetry", "gridveil.tracing.otel")
 # Only a gateway beside a real meter reads telegrams.
 METERS = ("dsmr_parser", "dlms_cosem", "serial")
+# Only what makes tables of totals.
+TABLES = ("pyarrow", "pandas", "polars")
 KEYHOLDER = ("gridveil_services.keyholder",)
 TOTALS = ("gridveil_services.totals",)
 
@@ -53,8 +55,9 @@ ABSENT: dict[str, tuple[str, ...]] = {
     ),
     "gridveil_services.keyholder.serve": (*NOISE, *COUNTING, *TRACING, *AGGREGATOR),
     "gridveil.meter": (*METERS, *NOISE, *TRACING),
-    "gridveil.operator": (*METERS, *HOMOMORPHIC, *DECODING, *NOISE, *TRACING),
-    "gridveil.cli": (*METERS, *HOMOMORPHIC, *DECODING, *NOISE, *TRACING),
+    "gridveil.tables": (*TABLES, *METERS, *HOMOMORPHIC, *DECODING, *NOISE, *TRACING),
+    "gridveil.operator": (*TABLES, *METERS, *HOMOMORPHIC, *DECODING, *NOISE, *TRACING),
+    "gridveil.cli": (*TABLES, *METERS, *HOMOMORPHIC, *DECODING, *NOISE, *TRACING),
 }
 
 
@@ -126,6 +129,8 @@ def test_contracts_hold() -> None:
         ("services/gridveil_services/keyholder", "import prometheus_client", "metrics"),
         ("services/gridveil_services/rpc", "from opentelemetry import trace", "tracing"),
         ("client/gridveil/tracing", "import opentelemetry", "tracing"),
+        ("services/gridveil_services/totals", "import polars", "tables"),
+        ("client/gridveil/tables", "import pyarrow", "tables"),
         ("client/gridveil/protocol", "import opendp", "protocol"),
         ("client/gridveil/protocol", "import grpc", "protocol"),
         ("client/gridveil/protocol", "import gridveil.cli", "protocol"),

@@ -16,6 +16,7 @@ from gridveil.cli import (
     meter_gateway,
     meters,
     totals,
+    totals_export,
 )
 from gridveil.cli.arguments import JsonOption
 from gridveil.cli.extensions import RootGroup
@@ -41,6 +42,7 @@ app = typer.Typer(
 enrolment.app.command()(meters.simulate)
 enrolment.app.command()(meter_gateway.run)
 enrolment.app.command()(household.check)
+totals.app.command()(totals_export.export)
 app.command()(fsck.fsck)
 app.add_typer(totals.app, name="totals")
 app.add_typer(log.app, name="log")

@@ -26,6 +26,8 @@ _MARKUP: MarkupMode = "markdown"
 """Paragraphs of a help text are wrapped to the terminal."""
 
 _EXTRAS = {
+    "apsw": "gridveil[meter]",
+    "numpy": "gridveil[meter]",
     "tenseal": "gridveil[meter]",
     "zstandard": "gridveil[meter]",
     "hdrh": "gridveil[loadtest]",

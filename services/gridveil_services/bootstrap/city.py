@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from gridveil.days import load_zone
+from gridveil.days import time_zone
 from gridveil.files import make_folder, sync_folder, write_durably
 from gridveil.protocol.city import (
     MIN_HONEST,
@@ -156,7 +156,7 @@ def create_city(folder: Path, options: CityOptions | None = None) -> CityPaths:
     _check_addresses({**options.addresses, **options.reached_at})
     if options.time_zone != UNIVERSAL:
         # Not every machine that makes a city has the database.
-        load_zone(options.time_zone)
+        time_zone(options.time_zone)
     folder = folder.absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise MalformedInput(Reason.CONFIG_INVALID, f"{folder.name} is there and not empty")

@@ -155,7 +155,7 @@ async def _state(request: Request) -> Response:
         {
             "now": now,
             "rate": console.clock.rate if isinstance(console.clock, ScaledClock) else 1.0,
-            "zone": model.zone.key,
+            "zone": console.config.time_zone,
             "window_length": model.length,
             "register": model.register,
             "today": model.today(now).isoformat(),

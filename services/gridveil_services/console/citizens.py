@@ -25,9 +25,11 @@ class Citizens:
         model: of the city.
         profile: an operator's.
         contact: where to object.
+        time_zone: the name of the city's.
     """
 
-    def __init__(self, model: CityModel, profile: Profile, contact: str) -> None:
+    def __init__(self, model: CityModel, profile: Profile, contact: str, time_zone: str) -> None:
+        self._time_zone = time_zone
         self._model = model
         self._profile = profile
         self._contact = contact
@@ -45,7 +47,7 @@ class Citizens:
             "key": self._profile.identity_key.hex(),
             "fingerprint": _groups(sha256(self._profile.identity_key).hex()[:32]),
             "contact": self._contact,
-            "zone": self._model.zone.key,
+            "zone": self._time_zone,
             "minutes": self._model.length // 60,
             "noisy": newest.noisy if newest else False,
         }

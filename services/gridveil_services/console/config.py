@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from datetime import tzinfo
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
 
 from gridveil.config import ConfigFile, Section, load
-from gridveil.days import load_zone
+from gridveil.days import time_zone
 from gridveil.profile import Profile
 from gridveil.protocol.errors import MalformedInput, Reason
 
@@ -84,7 +84,9 @@ class ConsoleConfig:
     url: str
     """Without a slash at its end; empty: where it listens."""
     profile: Profile
-    zone: ZoneInfo
+    time_zone: str
+    """A name of the IANA database."""
+    zone: tzinfo
     register: str
     window_length: int
     public: bool
@@ -106,7 +108,8 @@ class ConsoleConfig:
             port,
             _checked_url(file.url),
             profile,
-            load_zone(file.time_zone),
+            file.time_zone,
+            time_zone(file.time_zone),
             file.register,
             file.window_length,
             file.public,

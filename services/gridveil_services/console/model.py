@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
+from datetime import date, tzinfo
 from operator import itemgetter
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -84,7 +83,7 @@ class CityModel:
         zone: where days begin and end.
     """
 
-    def __init__(self, register: str, length: int, zone: ZoneInfo) -> None:
+    def __init__(self, register: str, length: int, zone: tzinfo) -> None:
         self.register = register
         self.length = length
         self.zone = zone

@@ -98,7 +98,7 @@ class ConsoleProcess:
                 self.hub,
                 self.login,
                 Prover(operator),
-                Citizens(self.model, config.profile, config.contact),
+                Citizens(self.model, config.profile, config.contact, config.time_zone),
                 self._clock,
             )
             following = asyncio.create_task(feed.run())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import tzinfo
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 from gridveil.config import ConfigFile, Section, TlsFiles, hex_bytes, load
-from gridveil.days import load_zone
+from gridveil.days import time_zone
 from gridveil.profile import LogTrust, Profile, Tls, witness_policy
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES, KEY_BYTES
@@ -61,7 +61,7 @@ class ControllerConfig:
     """Folder of the journal."""
     rules: ControlRules
     time_zone: str
-    zone: ZoneInfo
+    zone: tzinfo
     """Where the city's days begin and end."""
     history: Path | None = None
     """What the operator's own meter recorded before the first total, for the forecast only."""
@@ -97,7 +97,7 @@ class ControllerConfig:
             state=state,
             rules=_rules(folder / file.rules),
             time_zone=file.time_zone,
-            zone=load_zone(file.time_zone),
+            zone=time_zone(file.time_zone),
             history=folder / file.history if file.history else None,
             metrics=address_of(file.metrics),
         )

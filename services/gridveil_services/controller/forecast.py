@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, timedelta, tzinfo
 from enum import StrEnum
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +65,7 @@ class Forecaster:
         length: of a window, seconds.
     """
 
-    def __init__(self, history: Mapping[int, float], zone: ZoneInfo, length: int = 900) -> None:
+    def __init__(self, history: Mapping[int, float], zone: tzinfo, length: int = 900) -> None:
         self._history = history
         self._zone = zone
         self._length = length

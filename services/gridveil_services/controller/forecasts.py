@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from datetime import date
-from zoneinfo import ZoneInfo
+from datetime import date, tzinfo
 
 import numpy as np
 
@@ -30,7 +29,7 @@ _METHODS = {
 class Forecasts:
     """What is expected of local days. Thread-safe; one is computed at a time."""
 
-    def __init__(self, history: History, zone: ZoneInfo, length: int, clock: Clock) -> None:
+    def __init__(self, history: History, zone: tzinfo, length: int, clock: Clock) -> None:
         self._history = history
         self._zone = zone
         self._length = length
