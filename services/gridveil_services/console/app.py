@@ -12,20 +12,23 @@ from pathlib import Path
 import msgspec
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from gridveil.clock import Clock, ScaledClock
+from gridveil.days import windows_of
 from gridveil.protocol.errors import GridveilError, MalformedInput, NotAllowed, NotFound, Reason
 from gridveil_services.console.citizens import LANGUAGES, Citizens
 from gridveil_services.console.config import ConsoleConfig
+from gridveil_services.console.exports import Exports, Format
 from gridveil_services.console.feed import Feed
 from gridveil_services.console.headers import SecurityHeaders
 from gridveil_services.console.hub import Hub
@@ -62,6 +65,7 @@ class Console:
     login: Login
     prover: Prover
     citizens: Citizens
+    exports: Exports
     clock: Clock
 
 
@@ -179,10 +183,7 @@ async def _day(request: Request) -> Response:
 async def _range(request: Request) -> Response:
     _user(request)
     model = _console(request).model
-    first, end = (_window(request, name, model.length) for name in ("from", "until"))
-    if not first < end <= first + MOST_DAYS * 86_400:
-        raise MalformedInput(Reason.RANGE_INVALID, f"a range has 1 to {MOST_DAYS} days")
-    return _json(range_view(model, range(first, end, model.length)))
+    return _json(range_view(model, _windows(request, model.length)))
 
 
 async def _proof(request: Request) -> Response:
@@ -209,7 +210,22 @@ async def _events(request: Request) -> Response:
 
 async def _export(request: Request) -> Response:
     _user(request, Rights.OPERATOR)
-    raise NotFound(Reason.NOT_FOUND, "there is no such page")
+    model, asked = _console(request).model, request.query_params
+    if (format := asked.get("format", "")) not in list(Format):
+        raise MalformedInput(Reason.FIELD_FORMAT, "format is csv or parquet")
+    if "day" in asked:
+        day = _date(asked["day"])
+        windows, name = windows_of(day, model.zone, model.length), day.isoformat()
+    else:
+        windows = _windows(request, model.length)
+        name = f"{windows.start}-{windows.stop}"
+    path = await _console(request).exports.write(windows, Format(format))
+    return FileResponse(
+        path,
+        media_type=Format(format).media_type,
+        filename=f"totals-{name}.{format}",
+        background=BackgroundTask(path.unlink),
+    )
 
 
 async def _health(request: Request) -> Response:
@@ -245,6 +261,13 @@ def _date(text: str) -> date:
     if not date(1970, 1, 2) <= found <= date(2199, 12, 31):
         raise MalformedInput(Reason.FIELD_FORMAT, "a day is such as 2026-11-28")
     return found
+
+
+def _windows(request: Request, length: int) -> range:
+    first, end = (_window(request, name, length) for name in ("from", "until"))
+    if not first < end <= first + MOST_DAYS * 86_400:
+        raise MalformedInput(Reason.RANGE_INVALID, f"a range has 1 to {MOST_DAYS} days")
+    return range(first, end, length)
 
 
 def _window(request: Request, name: str, length: int) -> int:

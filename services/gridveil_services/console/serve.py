@@ -21,6 +21,7 @@ from gridveil.operator import AsyncOperator
 from gridveil_services.console.app import Console, make_app
 from gridveil_services.console.citizens import Citizens
 from gridveil_services.console.config import ConsoleConfig
+from gridveil_services.console.exports import Exports
 from gridveil_services.console.feed import Feed
 from gridveil_services.console.hub import Hub
 from gridveil_services.console.login import Login
@@ -99,6 +100,7 @@ class ConsoleProcess:
                 self.login,
                 Prover(operator),
                 Citizens(self.model, config.profile, config.contact, config.time_zone),
+                Exports(config),
                 self._clock,
             )
             following = asyncio.create_task(feed.run())
