@@ -7,6 +7,7 @@ from importlib.metadata import version as installed_version
 import typer
 
 from gridveil.cli import (
+    control,
     enrolment,
     fsck,
     health,
@@ -43,6 +44,7 @@ enrolment.app.command()(meter_gateway.run)
 enrolment.app.command()(household.check)
 app.command()(fsck.fsck)
 app.add_typer(totals.app, name="totals")
+app.add_typer(control.app, name="control")
 app.add_typer(log.app, name="log")
 app.add_typer(enrolment.app, name="meters")
 app.command()(health.health)
