@@ -161,6 +161,10 @@ class ControlledCity:
         """The signal that stands, once there is one at or after a time."""
         return self.until(lambda signal: signal.at >= time_)
 
+    def until_window(self, at: int) -> ControlSignal:
+        """The signal that stands, once it is about a window."""
+        return self.until(lambda signal: signal.window_start == self.window(at))
+
     def signals(self) -> list[ControlSignal]:
         """All signals so far."""
         with self.client() as client:
