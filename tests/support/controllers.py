@@ -139,7 +139,7 @@ class ControlledCity:
         while self.controller is not None and self.controller.signaller.next_tick <= time_:
             due = self.controller.signaller.next_tick
             self.clock.move_to(due)
-            self.until(lambda signal, due=due: signal.at >= due)
+            self.until_time(due)
         self.clock.move_to(time_)
 
     def client(self, role: str = "operator") -> ControlClient:
@@ -156,6 +156,14 @@ class ControlledCity:
                 assert time.monotonic() < deadline, f"stays {found}"
                 time.sleep(0.01)
         return found
+
+    def until_time(self, time_: float) -> ControlSignal:
+        """The signal that stands, once there is one at or after a time."""
+        return self.until(lambda signal: signal.at >= time_)
+
+    def until_window(self, at: int) -> ControlSignal:
+        """The signal that stands, once it is about a window."""
+        return self.until(lambda signal: signal.window_start == self.window(at))
 
     def signals(self) -> list[ControlSignal]:
         """All signals so far."""

@@ -7,6 +7,7 @@ from importlib.metadata import version as installed_version
 import typer
 
 from gridveil.cli import (
+    control,
     enrolment,
     fsck,
     health,
@@ -45,6 +46,7 @@ enrolment.app.command()(household.check)
 totals.app.command()(totals_export.export)
 app.command()(fsck.fsck)
 app.add_typer(totals.app, name="totals")
+app.add_typer(control.app, name="control")
 app.add_typer(log.app, name="log")
 app.add_typer(enrolment.app, name="meters")
 app.command()(health.health)

@@ -42,7 +42,12 @@ EXIT_CODES = (
     " 4 refused, or not allowed."
 )
 
-_NO_REASONS = {Reason.NOT_RELEASED, Reason.KEY_NOT_PINNED, Reason.PROOF_INVALID}
+_NO_REASONS = {
+    Reason.NOT_RELEASED,
+    Reason.NO_SIGNAL,
+    Reason.KEY_NOT_PINNED,
+    Reason.PROOF_INVALID,
+}
 _FAMILIES: tuple[tuple[type[GridveilError], ExitCode], ...] = (
     (NotFound, ExitCode.NO),
     (IntegrityLost, ExitCode.NO),

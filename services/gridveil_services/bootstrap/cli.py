@@ -13,7 +13,7 @@ from gridveil.protocol.city import EntryAudience, Register
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.noise import Mechanism, Noise, NoisePolicy, loss_ppm
 from gridveil.protocol.parameter_sets import DEFAULT_PARAMETER_SET, PARAMETER_SETS
-from gridveil_services.bootstrap.layout import LISTENING, SERVICES
+from gridveil_services.bootstrap.layout import CONTROLLER, LISTENING, SERVICES
 
 app = typer.Typer(add_completion=False)
 
@@ -116,7 +116,8 @@ def init(
         redis_replicas=redis_replicas,
     )
     create_city(city, options)
-    typer.echo(_description(city, options.cohort))
+    controlled = CONTROLLER in options.addresses
+    typer.echo(_description(city, options.cohort, controlled=controlled))
 
 
 def parse_register(value: str) -> Register:
@@ -173,13 +174,18 @@ def _invalid(message: str) -> MalformedInput:
     return MalformedInput(Reason.CONFIG_INVALID, message)
 
 
-def _description(named: Path, cohort: int) -> str:
+def _description(named: Path, cohort: int, *, controlled: bool) -> str:
     def path(relative: str) -> str:
         return shlex.quote(str(named / relative))
 
     serve = (
         f"  gridveil {service} serve --config {path(f'{service}/{service}.toml')}"
         for service in SERVICES
+    )
+    control = (
+        "",
+        f"For control signals write {path('controller/control.toml')}, and start",
+        f"  gridveil control serve --config {path('controller/controller.toml')}",
     )
     return "\n".join(
         (
@@ -195,8 +201,6 @@ def _description(named: Path, cohort: int) -> str:
             f"  gridveil meters enrol --profile {path('registrar/profile.toml')}"
             f" --fleet {path('meters/fleet.jsonl')} --count {cohort}",
             f"  gridveil totals watch --profile {path('operator/profile.toml')}",
-            "",
-            f"For control signals write {path('controller/control.toml')} and start",
-            f"  gridveil control serve --config {path('controller/controller.toml')}",
+            *(control if controlled else ()),
         )
     )

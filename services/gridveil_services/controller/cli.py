@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gridveil.cli.arguments import JsonOption, load_profile, parse_bound
-from gridveil.cli.output import EXIT_CODES, console, print_json, utc, window_json
+from gridveil.cli.output import console, print_json, utc, window_json
 from gridveil_services.rpc.commands import ClockOrigin, ClockRate, one_line_on_failure
 
 if TYPE_CHECKING:
     from gridveil_services.controller.replay import Replayed
     from gridveil_services.controller.rules import ControlRules
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, epilog=EXIT_CODES)
+app = typer.Typer(add_completion=False)
 
 
 @app.callback()

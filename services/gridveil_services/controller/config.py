@@ -13,6 +13,7 @@ from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.layout import ID_BYTES, KEY_BYTES
 from gridveil.tracing.settings import TracingSection, TracingSettings
 from gridveil_services.controller.rules import ControlRules
+from gridveil_services.controller.vtn.config import VtnConfig, VtnSection
 from gridveil_services.metrics.config import Address, MetricsSection, address_of
 
 CHECKPOINT = "checkpoint"
@@ -46,6 +47,7 @@ class ControllerFile(ConfigFile, frozen=True, kw_only=True):
     tls: TlsFiles
     totals: TotalsSection
     log: LogSection = LogSection()
+    vtn: VtnSection | None = None
     metrics: MetricsSection | None = None
     tracing: TracingSection | None = None
 
@@ -65,6 +67,8 @@ class ControllerConfig:
     """Where the city's days begin and end."""
     history: Path | None = None
     """What the operator's own meter recorded before the first total, for the forecast only."""
+    vtn: VtnConfig | None = None
+    """What is made for a VTN, if anything, and where it is sent."""
     metrics: Address | None = None
     """Where metrics are served, if anywhere."""
 
@@ -99,8 +103,15 @@ class ControllerConfig:
             time_zone=file.time_zone,
             zone=time_zone(file.time_zone),
             history=folder / file.history if file.history else None,
+            vtn=_vtn(file, folder),
             metrics=address_of(file.metrics),
         )
+
+
+def _vtn(file: ControllerFile, folder: Path) -> VtnConfig | None:
+    if file.vtn is None:
+        return None
+    return VtnConfig.beside(file.vtn, folder, development=file.development)
 
 
 def _rules(path: Path) -> ControlRules:

@@ -83,17 +83,21 @@ class Follower:
     def _run(self) -> None:
         failures = Reconnection(None)
         while not self._stopped.is_set():
-            try:
-                with Operator.open(self._profile) as self._operator:
-                    self._follow(self._operator, failures)
-            except GridveilError as error:
-                self._stopped.wait(self._delay(error, failures))
-            except Exception as error:
-                if not self._stopped.is_set():
-                    _log.error("following totals failed", exc_info=error)
-                self._stopped.wait(_AFTER_A_REFUSAL_S)
-            finally:
-                self._following, self._operator = False, None
+            delay = self._follow_once(failures)
+            self._following, self._operator = False, None
+            self._stopped.wait(delay)
+
+    def _follow_once(self, failures: Reconnection) -> float:
+        """Follow until that fails; real seconds to wait."""
+        try:
+            with Operator.open(self._profile) as self._operator:
+                self._follow(self._operator, failures)
+        except GridveilError as error:
+            return self._delay(error, failures)
+        except Exception as error:
+            if not self._stopped.is_set():
+                _log.error("following totals failed", exc_info=error)
+        return _AFTER_A_REFUSAL_S
 
     def _follow(self, operator: Operator, failures: Reconnection) -> None:
         self._catch_up(operator)

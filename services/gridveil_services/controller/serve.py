@@ -14,10 +14,11 @@ from gridveil_services.controller.config import ControllerConfig
 from gridveil_services.controller.follower import Follower
 from gridveil_services.controller.forecasts import Forecasts
 from gridveil_services.controller.history import History, read_recorded
-from gridveil_services.controller.journal import Journal
+from gridveil_services.controller.journal import Delivery, Journal
 from gridveil_services.controller.service import ControllerService, controller_binding
-from gridveil_services.controller.signalling import Signaller
+from gridveil_services.controller.signalling import Drafts, Signaller, nothing_to_send
 from gridveil_services.controller.ticker import Ticker
+from gridveil_services.controller.vtn.drafts import Drafter
 from gridveil_services.rpc import Role, Server, ServerOptions, run_until_signal
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class ControllerProcess:
             history = History(rules, journal.windows(), recorded)
             metrics = _metrics(config)
             observers = [] if metrics is None else [metrics]
-            self.signaller = Signaller(rules, journal, history, clock, observers=observers)
+            drafts = _drafts(config, journal)
+            self.signaller = Signaller(rules, journal, history, clock, drafts, observers)
             self._follower = Follower(config.profile, rules, self.signaller, history, clock)
             self._ticker = Ticker(self.signaller, clock)
             forecasts = Forecasts(history, config.zone, length, clock)
@@ -106,6 +108,14 @@ class ControllerProcess:
         metrics.tell_of(self.server)
         metrics.look_at(self.signaller, config.rules.window_length)
         return opened.enter_context(MetricsServer(config.metrics, metrics.registry)).url
+
+
+def _drafts(config: ControllerConfig, journal: Journal) -> Drafts:
+    vtn = config.vtn
+    if vtn is None:
+        return nothing_to_send
+    state = Delivery.NOT_SENT if vtn.access is None else Delivery.PENDING
+    return Drafter(config.rules, vtn.program_id, vtn.report_event, journal.instance, state)
 
 
 def _options(config: ControllerConfig) -> ServerOptions:
