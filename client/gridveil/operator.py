@@ -17,6 +17,7 @@ LOG_FORKED or LOG_ROLLED_BACK, also for the next run.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
@@ -87,6 +88,8 @@ class Operator:
         self._totals = totals_pb2_grpc.TotalsStub(self._channel)
         self._log = transparency_pb2_grpc.ReleaseLogStub(self._channel)
         self._followed = False
+        # What is believed must not change between asking for a proof and checking it.
+        self._believing = threading.Lock()
         self._known: CityParameters | None = None
 
     @classmethod
@@ -180,6 +183,10 @@ class Operator:
         Raises:
             IntegrityLost: LOG_FORKED, LOG_ROLLED_BACK if it does not go on from what was seen.
         """
+        with self._believing:
+            return self._follow()
+
+    def _follow(self) -> Checkpoint | None:
         view = self._opener.view
         try:
             message = self._log.GetCheckpoint(
@@ -193,7 +200,7 @@ class Operator:
             return None
         checkpoint = view.open(message.checkpoint)
         view.check_size(checkpoint.head.size)
-        self._believe(checkpoint)
+        self._join(checkpoint)
         self._followed = True
         return checkpoint
 
@@ -299,6 +306,10 @@ class Operator:
 
     def _believe(self, checkpoint: Checkpoint) -> None:
         """Take a checkpoint for one of the log that was seen before, or raise LOG_FORKED."""
+        with self._believing:
+            self._join(checkpoint)
+
+    def _join(self, checkpoint: Checkpoint) -> None:
         view = self._opener.view
         hashes: Sequence[bytes] = ()
         if sizes := view.missing(checkpoint):
@@ -322,6 +333,7 @@ class AsyncOperator:
         self._totals = totals_pb2_grpc.TotalsStub(self._channel)
         self._log = transparency_pb2_grpc.ReleaseLogStub(self._channel)
         self._followed = False
+        self._believing = asyncio.Lock()
 
     @classmethod
     def open(cls, profile: Path | str | Profile, *, timeout_s: float = CALL_TIMEOUT_S) -> Self:
@@ -400,6 +412,10 @@ class AsyncOperator:
 
     async def follow(self) -> Checkpoint | None:
         """The release log's newest checkpoint, now; see :meth:`Operator.follow`."""
+        async with self._believing:
+            return await self._follow()
+
+    async def _follow(self) -> Checkpoint | None:
         view = self._opener.view
         try:
             message = await self._log.GetCheckpoint(
@@ -413,7 +429,7 @@ class AsyncOperator:
             return None
         checkpoint = view.open(message.checkpoint)
         view.check_size(checkpoint.head.size)
-        await self._believe(checkpoint)
+        await self._join(checkpoint)
         self._followed = True
         return checkpoint
 
@@ -441,6 +457,10 @@ class AsyncOperator:
             await self.follow()
 
     async def _believe(self, checkpoint: Checkpoint) -> None:
+        async with self._believing:
+            await self._join(checkpoint)
+
+    async def _join(self, checkpoint: Checkpoint) -> None:
         view = self._opener.view
         hashes: Sequence[bytes] = ()
         if sizes := view.missing(checkpoint):
