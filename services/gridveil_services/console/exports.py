@@ -52,10 +52,8 @@ class Exports:
     def _write(self, windows: range, format: Format) -> Path:
         write = write_csv if format is Format.CSV else write_parquet
         known = Layout(((self._config.register, "Wh"),), windows.step, self._config.zone)
-        with (
-            tempfile.NamedTemporaryFile(prefix="gridveil-export-", delete=False) as file,
-            Operator.open(self._config.profile) as operator,
-        ):
+        handle, name = tempfile.mkstemp(prefix="gridveil-export-")
+        with open(handle, "wb") as file, Operator.open(self._config.profile) as operator:
             try:
                 layout, outcomes = survey(
                     operator.list(windows.start, windows.stop), self._config.zone
@@ -70,9 +68,9 @@ class Exports:
                 )
                 write(found, layout, file)
             except BaseException:
-                Path(file.name).unlink()
+                Path(name).unlink()
                 raise
-        return Path(file.name)
+        return Path(name)
 
 
 def _deviations(operator: Operator, released: ReleasedTotal) -> Mapping[str, float]:

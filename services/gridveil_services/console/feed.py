@@ -30,6 +30,7 @@ FORECASTS_KEPT = 8
 _DAY_S = 86_400
 _LOOK_BACK_S = 3 * _DAY_S
 """A window that is this old is settled, or expired."""
+PROBE_S = 5.0
 _LATER_S = 5.0
 
 _log = structlog.get_logger()
@@ -97,9 +98,10 @@ class Feed:
         self._forecasts: dict[date, tuple[float, Mapping[int, ForecastPoint]]] = {}
 
     async def run(self) -> None:
-        """Follow both, until cancelled."""
+        """Follow both, until cancelled; ask now and then whether the totals service is there."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_totals())
+            tasks.create_task(self._probe())
             if self._controller is not None:
                 tasks.create_task(self._follow_signals(self._controller))
 
@@ -129,9 +131,26 @@ class Feed:
                 self._totals_are(error.reason.value)
                 await asyncio.sleep(_LATER_S)
             except GridveilError as error:
-                self.health.alarm = error.reason.value
-                _log.critical("the totals service is not believed any more", reason=error.reason)
+                self._alarm(error)
+
+    async def _probe(self) -> None:
+        """No total may come for long, though all is well: the log's checkpoint tells."""
+        while not self.health.alarm:
+            await asyncio.sleep(PROBE_S)
+            try:
+                await self._operator.follow()
+            except (Unavailable, Exhausted) as error:
                 self._totals_are(error.reason.value)
+            except GridveilError as error:
+                self._alarm(error)
+            else:
+                if not self.health.loading:
+                    self._totals_are("OK")
+
+    def _alarm(self, error: GridveilError) -> None:
+        self.health.alarm = error.reason.value
+        _log.critical("the totals service is not believed any more", reason=error.reason)
+        self._totals_are(error.reason.value)
 
     async def _load(self) -> None:
         """Take the past, page by page."""

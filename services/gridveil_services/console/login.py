@@ -34,12 +34,12 @@ class Login:
     def __init__(self, config: ConsoleConfig) -> None:
         self.session_key = secrets.token_urlsafe(32)
         self.token = None if config.oidc else OneTimeToken()
-        self._sessions = Sessions()
+        self.sessions = Sessions()
         self._config = config
         self._oidc = config.oidc
         self._provider = _provider(config.oidc) if config.oidc else None
         # With the prefix a browser takes it from this very host, and by https only (RFC 6265bis).
-        self._cookie = "__Host-gridveil" if config.secure else "gridveil"
+        self.cookie = "__Host-gridveil" if config.secure else "gridveil"
 
     @property
     def hosts(self) -> list[str]:
@@ -49,7 +49,7 @@ class Login:
 
     def user(self, request: Request) -> User | None:
         """Who sent a request, if they are logged in."""
-        return self._sessions.user(request.cookies.get(self._cookie, ""), time.time())
+        return self.sessions.user(request.cookies.get(self.cookie, ""), time.time())
 
     async def page(self, request: Request) -> Response:
         """Where people log in."""
@@ -98,17 +98,17 @@ class Login:
     async def out(self, request: Request) -> Response:
         """Log out here; the provider's own session is the provider's."""
         _check_origin(request)
-        self._sessions.end(request.cookies.get(self._cookie, ""))
+        self.sessions.end(request.cookies.get(self.cookie, ""))
         answer = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
-        answer.delete_cookie(self._cookie, secure=self._config.secure)
+        answer.delete_cookie(self.cookie, secure=self._config.secure)
         return answer
 
     def _let_in(self, name: str, rights: Rights, answer: Response) -> Response:
-        cookie = self._sessions.open(name, rights, time.time())
+        cookie = self.sessions.open(name, rights, time.time())
         _log.info("logged in", rights=rights)
         # Lax: somebody who comes back from the provider is to arrive with it.
         answer.set_cookie(
-            self._cookie, cookie, httponly=True, samesite="lax", secure=self._config.secure
+            self.cookie, cookie, httponly=True, samesite="lax", secure=self._config.secure
         )
         return answer
 

@@ -41,7 +41,7 @@ class ConsoleProcess:
     """Wires the parts of a console together."""
 
     def __init__(self, config: ConsoleConfig, clock: Clock) -> None:
-        self._config = config
+        self.config = config
         self._clock = clock
         self.hub = Hub()
         self.login = Login(config)
@@ -70,13 +70,28 @@ class ConsoleProcess:
         """Serve until SIGTERM or SIGINT."""
         self._server.run()
 
+    def stop(self) -> None:
+        """Have :meth:`run` end, from another thread."""
+        self._server.end()
+
+    @property
+    def ready(self) -> bool:
+        """Whether what it shows is what there is."""
+        console: Console | None = getattr(self.app.state, "console", None)
+        return console is not None and console.feed.health.ready
+
+    @property
+    def serving(self) -> bool:
+        """Whether it listens."""
+        return self._server.started
+
     @property
     def url(self) -> str:
         """Where it listens, once it does."""
-        scheme = "https" if self._config.https else "http"
-        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        scheme = "https" if self.config.https else "http"
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         port = self._server.servers[0].sockets[0].getsockname()[1]
-        return self._config.url or f"{scheme}://{host}:{port}"
+        return self.config.url or f"{scheme}://{host}:{port}"
 
     def say_serving(self) -> None:
         """One line of JSON, with the address that logs the one person in who reads it."""
@@ -87,7 +102,7 @@ class ConsoleProcess:
         print(json.dumps(line), flush=True)
 
     async def _lifespan(self, app: Starlette) -> AsyncGenerator[None]:
-        config = self._config
+        config = self.config
         client = AsyncControlClient(config.profile) if _has_controller(config) else None
         async with AsyncOperator.open(config.profile) as operator:
             controller = Controller(client) if client else None
@@ -138,8 +153,14 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Streams have no end of their own: the server would wait for them."""
-        self._loop.call_soon_threadsafe(self._process.hub.close)
+        self.end()
         super().handle_exit(sig, frame)
+
+    def end(self) -> None:
+        """Begin to end, from any thread."""
+        if self.started:
+            self._loop.call_soon_threadsafe(self._process.hub.close)
+        self.should_exit = True
 
 
 def _has_controller(config: ConsoleConfig) -> bool:
