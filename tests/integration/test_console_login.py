@@ -87,7 +87,7 @@ def test_a_viewer_is_a_viewer(city: WatchedCity, provider: str) -> None:
     [
         ({"roles": ["gridveil-operator"]}, "no second factor"),
         ({"roles": ["gridveil-operator"], "amr": ["pwd"]}, "no second factor"),
-        ({"roles": ["gridveil-operator"], "amr": {"otp": True}}, "no second factor"),
+        ({"roles": ["gridveil-operator"], "amr": {"otp": True}}, "did not vouch"),
         ({"amr": ["otp"]}, "no role"),
         ({"roles": ["administrator"], "amr": ["otp"]}, "no role"),
         ({"roles": [["gridveil-operator"]], "amr": ["otp"]}, "no role"),

@@ -12,13 +12,12 @@ from pathlib import Path
 import msgspec
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
-from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
@@ -28,7 +27,7 @@ from gridveil.days import windows_of
 from gridveil.protocol.errors import GridveilError, MalformedInput, NotAllowed, NotFound, Reason
 from gridveil_services.console.citizens import LANGUAGES, Citizens
 from gridveil_services.console.config import ConsoleConfig
-from gridveil_services.console.exports import Exports, Format
+from gridveil_services.console.exports import Exports, Format, chunks
 from gridveil_services.console.feed import Feed
 from gridveil_services.console.headers import SecurityHeaders
 from gridveil_services.console.hub import Hub
@@ -219,12 +218,12 @@ async def _export(request: Request) -> Response:
     else:
         windows = _windows(request, model.length)
         name = f"{windows.start}-{windows.stop}"
-    path = await _console(request).exports.write(windows, Format(format))
-    return FileResponse(
-        path,
+    file = await _console(request).exports.write(windows, Format(format))
+    disposition = f'attachment; filename="totals-{name}.{format}"'
+    return StreamingResponse(
+        chunks(file),
         media_type=Format(format).media_type,
-        filename=f"totals-{name}.{format}",
-        background=BackgroundTask(path.unlink),
+        headers={"content-disposition": disposition},
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from pathlib import Path
+from typing import BinaryIO, cast
 
 from starlette.concurrency import run_in_threadpool
 
@@ -15,6 +15,7 @@ from gridveil.protocol.errors import GridveilError
 from gridveil.tables import Layout, rows, survey, write_csv, write_parquet
 from gridveil_services.console.config import ConsoleConfig
 
+CHUNK_BYTES = 65_536
 AT_A_TIME = 2
 """Others wait: each verifies every total again."""
 
@@ -38,8 +39,8 @@ class Exports:
         self._config = config
         self._turns = asyncio.Semaphore(AT_A_TIME)
 
-    async def write(self, windows: range, format: Format) -> Path:
-        """A file of some windows; who asked deletes it.
+    async def write(self, windows: range, format: Format) -> BinaryIO:
+        """A file of some windows, without a name: gone once who asked has closed it.
 
         Every total is verified first. A window without one has its row too, with empty figures.
 
@@ -49,28 +50,38 @@ class Exports:
         async with self._turns:
             return await run_in_threadpool(self._write, windows, format)
 
-    def _write(self, windows: range, format: Format) -> Path:
+    def _write(self, windows: range, format: Format) -> BinaryIO:
+        file = cast(BinaryIO, tempfile.TemporaryFile())
+        try:
+            with Operator.open(self._config.profile) as operator:
+                self._fill(operator, windows, format, file)
+        except BaseException:
+            file.close()
+            raise
+        file.seek(0)
+        return file
+
+    def _fill(self, operator: Operator, windows: range, format: Format, file: BinaryIO) -> None:
         write = write_csv if format is Format.CSV else write_parquet
-        known = Layout(((self._config.register, "Wh"),), windows.step, self._config.zone)
-        handle, name = tempfile.mkstemp(prefix="gridveil-export-")
-        with open(handle, "wb") as file, Operator.open(self._config.profile) as operator:
-            try:
-                layout, outcomes = survey(
-                    operator.list(windows.start, windows.stop), self._config.zone
-                )
-                layout = known if layout.window_length is None else layout
-                found = rows(
-                    outcomes,
-                    layout,
-                    first=windows.start,
-                    end=windows.stop,
-                    deviations=lambda released: _deviations(operator, released),
-                )
-                write(found, layout, file)
-            except BaseException:
-                Path(name).unlink()
-                raise
-        return Path(name)
+        zone = self._config.zone
+        layout, outcomes = survey(operator.list(windows.start, windows.stop), zone)
+        if layout.window_length is None:
+            layout = Layout(((self._config.register, "Wh"),), windows.step, zone)
+        found = rows(
+            outcomes,
+            layout,
+            first=windows.start,
+            end=windows.stop,
+            deviations=lambda released: _deviations(operator, released),
+        )
+        write(found, layout, file)
+
+
+def chunks(file: BinaryIO) -> Iterator[bytes]:
+    """All of a file, which is closed then."""
+    with file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
 
 
 def _deviations(operator: Operator, released: ReleasedTotal) -> Mapping[str, float]:
