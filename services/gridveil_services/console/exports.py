@@ -51,7 +51,7 @@ class Exports:
             return await run_in_threadpool(self._write, windows, format)
 
     def _write(self, windows: range, format: Format) -> BinaryIO:
-        file = cast(BinaryIO, tempfile.TemporaryFile())
+        file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - handed on
         try:
             with Operator.open(self._config.profile) as operator:
                 self._fill(operator, windows, format, file)
