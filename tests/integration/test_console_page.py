@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, ViewportSize, expect
 
 from gridveil_services.console.sessions import Rights
 from tests.support.consoles import (
@@ -19,6 +19,7 @@ from tests.support.consoles import (
     needs_browser,
     quiet,
     signed_in,
+    transferred,
     watched_city,
 )
 from tests.support.totals import publish
@@ -265,7 +266,7 @@ def test_the_curve_is_read_out_by_keys(browser: Browser, city: WatchedCity) -> N
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [None, PHONE], ids=["desk", "phone"])
 def test_axe_finds_nothing_to_complain_of(
-    browser: Browser, city: WatchedCity, scheme: str, viewport: dict[str, int] | None
+    browser: Browser, city: WatchedCity, scheme: str, viewport: ViewportSize | None
 ) -> None:
     more: dict[str, Any] = {"viewport": viewport} if viewport else {}
     # The checker is put into the page as text, which its policy forbids to everybody else.
@@ -286,13 +287,8 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Browser, city: WatchedCity
 
 def test_the_page_is_small_and_asks_nobody_else(browser: Browser, city: WatchedCity) -> None:
     page = signed_in(browser, city)
-    sizes: list[int] = []
-    page.on("requestfinished", lambda asked: sizes.append(asked.sizes()["responseBodySize"]))
 
-    page.reload()
-    page.wait_for_selector("body[data-drawn]")
-
-    assert 0 < sum(sizes) < MOST_BYTES
+    assert 50_000 < transferred(page) < MOST_BYTES
     quiet(page)
 
 

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    Request,
+    ViewportSize,
+    sync_playwright,
+)
 
 from gridveil.clock import Clock
 from gridveil_services.bootstrap.layout import CityPaths
@@ -27,8 +34,8 @@ from tests.support.ports import HOST, spare_port
 
 needs_browser = pytest.mark.requires_tool("chromium", "apt-get install chromium")
 START_S = 20.0
-DESK = {"width": 1400, "height": 1200}
-PHONE = {"width": 390, "height": 844}
+DESK = ViewportSize(width=1400, height=1200)
+PHONE = ViewportSize(width=390, height=844)
 
 
 @contextmanager
@@ -140,9 +147,19 @@ def signed_in(
     page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
     page.on("request", lambda asked: _own(asked.url, url, faults))
     page.faults = faults  # type: ignore[attr-defined]
+    asked: list[Request] = []
+    page.on("requestfinished", asked.append)
+    page.asked = asked  # type: ignore[attr-defined]
     page.goto(url)
     page.wait_for_selector("body[data-drawn]")
     return page
+
+
+def transferred(page: Page) -> int:
+    """Bytes of what a browser that had never been there fetched until the day was drawn."""
+    asked: list[Request] = page.asked  # type: ignore[attr-defined]
+    sizes = [one.sizes() for one in asked]
+    return sum(size["responseBodySize"] + size["responseHeadersSize"] for size in sizes)
 
 
 def quiet(page: Page) -> None:
