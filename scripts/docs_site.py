@@ -78,7 +78,21 @@ def command_line() -> str:
         title="Command line",
     )
     # Examples are what is typed; as code they keep their dashes.
-    return re.sub(r"^Example: (.*)$", r"Example: `\1`", shown, flags=re.MULTILINE)
+    return _linked(re.sub(r"^Example: (.*)$", r"Example: `\1`", shown, flags=re.MULTILINE))
+
+
+def _linked(reference: str) -> str:
+    """The commands of a group by links, in the place of the beginnings of their help texts."""
+    lines, group = [], "gridveil"
+    for line in reference.splitlines():
+        if heading := re.match(r"#+ `(.+)`$", line):
+            group = heading[1]
+        if item := re.match(r"\* `([a-z][a-z-]*)`: ", line):
+            typed = f"{group} {item[1]}"
+            lines.append(f"* [`{typed}`](#{typed.replace(' ', '-')})")
+        else:
+            lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def public_names() -> str:
