@@ -100,6 +100,8 @@ def test_a_browser_fetches_nothing_from_elsewhere(site: Path, pages: dict[Path, 
     fetched = [link for found in pages.values() for link in found.fetched]
     assert fetched
     assert [link for link in fetched if urlsplit(link).netloc] == []
+    # Such diagrams would be drawn by a script that is fetched.
+    assert not any("```mermaid" in page.read_text("utf-8") for page in ROOT.glob("docs/**/*.md"))
     for style in site.rglob("*.css"):
         assert not re.search(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", style.read_text("utf-8"))
 
