@@ -39,7 +39,7 @@ unexport VIRTUAL_ENV
 # A city is several processes: what they import is compiled once, not by each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test check format proto proto-check vectors vectors-check bench images loadtest mutants mutants-list crashes mutations torture simulation clean
+.PHONY: help setup demo test check docs format proto proto-check vectors vectors-check bench images loadtest mutants mutants-list crashes mutations torture simulation clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,9 @@ check: $(SYNCED) ## Linters, types, architecture, and generated files against th
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate_protos.py --check
 	$(BIN)/python tests/vectors/generate.py --check
+
+docs: $(SYNCED) ## Build the documentation site into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(SYNCED) ## Format the code and apply safe fixes
 	$(BIN)/ruff check --fix

@@ -23,7 +23,10 @@ pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
-DOCUMENTS = [ROOT / "README.md", ROOT / "deploy" / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS = [
+    *(ROOT / folder / "README.md" for folder in ("", "client", "deploy")),
+    *sorted(ROOT.glob("docs/*.md")),
+]
 
 
 def block(language: str, containing: str) -> str:

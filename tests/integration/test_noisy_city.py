@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 from collections.abc import Iterator
@@ -92,6 +93,17 @@ def test_an_operator_sees_the_noise_of_a_total_and_how_large_it_is(noisy: Noisy)
     # Of all that could be, 110 meters at 250 Wh are not what is shown: a chance of 1e-12.
     assert [r.sum for r in released.total.registers] != [METERS * 250, 0]
     assert refused == NotReleased(WINDOW + LENGTH, NotReleasedReason.BUDGET_EXHAUSTED)
+
+
+def test_a_table_has_the_noise_beside_each_sum(noisy: Noisy, tmp_path: Path) -> None:
+    output = tmp_path / "totals.csv"
+    ended = noisy.run("operator", "totals", "export", "--output", str(output))
+    assert ended.exit_code == 0, ended.output
+    with output.open(newline="") as file:
+        released, refused = csv.DictReader(file)
+    assert released["import_wh"] == str(noisy.total().sum("import_wh"))
+    assert float(released["import_wh_deviation"]) == pytest.approx(DEVIATION)
+    assert (refused["reason"], refused["import_wh_deviation"]) == ("BUDGET_EXHAUSTED", "")
 
 
 def test_deviations_are_those_of_the_totals_own_parameters(noisy: Noisy) -> None:

@@ -155,6 +155,24 @@ def test_export_refuses_what_it_does_not_understand(
     assert not (tmp_path / "never.csv").exists()
 
 
+@pytest.mark.parametrize("output", [".", "nowhere/day.csv", "taken/day.csv"])
+def test_a_file_that_cannot_be_written_ends_with_2(
+    paths: CityPaths,
+    serve: Callable[[], TotalsProcess],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    output: str,
+) -> None:
+    publish(paths, released(opened(paths, quarter_hours("2026-06-01")[0])))
+    serve()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("not a folder")
+    ended = export(paths, Path(output))
+    assert ended.exit_code == 2
+    assert "Traceback" not in ended.output
+    assert str(tmp_path) not in ended.stderr
+
+
 PAGE = (Path(__file__).parents[2] / "docs" / "tables.md").read_text("utf-8")
 
 

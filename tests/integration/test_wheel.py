@@ -84,6 +84,14 @@ def samples() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
+def test_its_description_shows_the_sample_that_is_run(installed: Installed) -> None:
+    archive = ZipFile(installed.wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith("dist-info/METADATA"))
+    description = archive.read(name).decode("utf-8").partition("\n\n")[2]
+    assert description.startswith("# gridveil\n")
+    assert samples()[0] in description
+
+
 def expected(city: CityPaths) -> int:
     with Operator.open(city.profile("operator")) as operator:
         outcome = next(operator.list())

@@ -34,7 +34,10 @@ class Format(StrEnum):
 
 
 def export(
-    output: Annotated[Path, typer.Option(help="The file to write; it is replaced if it exists.")],
+    output: Annotated[
+        Path,
+        typer.Option(dir_okay=False, help="The file to write; it is replaced if it exists."),
+    ],
     profile: ProfileOption,
     format: Annotated[Format, typer.Option(help="Parquet needs gridveil\\[tables].")] = Format.CSV,
     from_window: FromOption = None,

@@ -2,7 +2,7 @@
 
 A window without a total has its row too, with status and reason, and figures that are null::
 
-    from gridveil.days import time_zone, windows_of
+    from gridveil import time_zone, windows_of
     from gridveil.tables import to_pandas
 
     zone = time_zone("Europe/Zurich")
