@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx2
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from pyarrow import parquet
 
 from gridveil.protocol.errors import Exhausted
@@ -240,3 +246,56 @@ def test_a_city_can_have_no_page_for_citizens(tmp_path: Path) -> None:
 
         assert answer.status_code == 404
         assert "public" not in httpx2.get(f"{city.url}/login").text
+
+
+def test_over_https_only_this_host_gets_the_cookie_and_browsers_stay_with_it(
+    tmp_path: Path,
+) -> None:
+    certificate, key = self_signed(tmp_path, "localhost")
+    text = f"""
+url = "https://localhost"
+[https]
+certificate = "{certificate}"
+key = "{key}"
+"""
+    with watched_city(tmp_path, text) as city:
+        address = f"https://localhost:{city.console.config.port}"
+        trust = ssl.create_default_context(cafile=str(certificate))
+        with httpx2.Client(base_url=address, verify=trust) as client:
+            assert city.console.login.token is not None
+            answer = client.post("/login", content=city.console.login.token.token)
+
+            assert answer.status_code == 204
+            assert answer.headers["strict-transport-security"] == "max-age=63072000"
+            cookie = answer.headers["set-cookie"]
+            assert cookie.startswith("__Host-gridveil=")
+            assert "; Secure" in cookie
+            assert "Path=/;" in cookie
+            assert "domain" not in cookie.lower()
+            assert client.get("/api/state").status_code == 200
+        with pytest.raises(httpx2.RemoteProtocolError):
+            httpx2.get(f"http://localhost:{city.console.config.port}/login")
+
+
+def self_signed(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate and its key, PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "https.pem", folder / "https-key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths

@@ -19,6 +19,7 @@ from tests.support.consoles import (
     needs_browser,
     quiet,
     signed_in,
+    start,
     transferred,
     watched_city,
 )
@@ -306,6 +307,20 @@ def test_a_year_of_quarter_hours_is_drawn(browser: Browser, city: WatchedCity) -
     page.click("#today")
     expect(page.locator("#coverage")).to_be_visible()
     quiet(page)
+
+
+def test_after_a_restart_the_page_leads_to_the_login(browser: Browser, city: WatchedCity) -> None:
+    """Sessions are in memory: nobody is left with a page that stands still."""
+    page = signed_in(browser, city)
+    kept, port = city.opened.pop(), city.port
+
+    city.stop_console()
+    expect(page.locator("#notice")).to_contain_text("connection to the console is lost")
+    city.console, city.thread = start(city.paths, city.clock)
+
+    assert city.port == port
+    page.wait_for_url("**/login")
+    kept.close()
 
 
 def test_the_one_time_address_logs_in_once(browser: Browser, city: WatchedCity) -> None:

@@ -55,7 +55,7 @@ class WatchedCity(ControlledCity):
     """A city with a console, on a clock that the test moves."""
 
     console: ConsoleProcess
-    _thread: threading.Thread
+    thread: threading.Thread
 
     def __init__(self, paths: CityPaths, now: float) -> None:
         super().__init__(paths, now)
@@ -70,7 +70,7 @@ class WatchedCity(ControlledCity):
         listen = f'listen = "{HOST}:{port or spare_port()}"'
         zone = [] if "time_zone" in text else [UTC]
         path.write_text("\n".join((listen, *zone, *kept, text)))
-        self.console, self._thread = start(self.paths, self.clock)
+        self.console, self.thread = start(self.paths, self.clock)
 
     def stop_console(self) -> None:
         """End it as a signal does."""
@@ -78,8 +78,12 @@ class WatchedCity(ControlledCity):
             opened.close()
         self.opened.clear()
         self.console.stop()
-        self._thread.join(START_S)
-        assert not self._thread.is_alive(), "the console does not end"
+        self.thread.join(START_S)
+        assert not self.thread.is_alive(), "the console does not end"
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     @property
     def url(self) -> str:

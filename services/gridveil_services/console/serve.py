@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import ssl
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
@@ -59,11 +58,9 @@ class ConsoleProcess:
             timeout_graceful_shutdown=GRACE_S,
             # A proxy in front may say who asks, but nothing here goes by it.
             proxy_headers=False,
+            ssl_certfile=config.https.certificate if config.https else None,
+            ssl_keyfile=config.https.key if config.https else None,
         )
-        if config.https is not None:
-            options.ssl_certfile = str(config.https.certificate)
-            options.ssl_keyfile = str(config.https.key)
-            options.ssl_version = ssl.PROTOCOL_TLS_SERVER
         self._server = _Server(options, self)
 
     def run(self) -> None:

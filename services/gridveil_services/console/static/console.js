@@ -382,7 +382,11 @@ function switchTheme() {
 function listen() {
   const events = new EventSource("/api/events");
   events.addEventListener("open", () => reload().catch((error) => notify(error.message)));
-  events.addEventListener("error", () => notify("The connection to the console is lost; trying again. What is below may be old."));
+  events.addEventListener("error", () => {
+    notify("The connection to the console is lost; trying again. What is below may be old.");
+    // The browser tries again by itself, unless it was refused.
+    if (events.readyState === EventSource.CLOSED) setTimeout(revive, 3000);
+  });
   events.addEventListener("health", (event) => {
     const health = JSON.parse(event.data);
     tellHealth(health);
@@ -393,6 +397,10 @@ function listen() {
     refresh();
   });
   events.addEventListener("window", (event) => settled(JSON.parse(event.data)));
+}
+
+function revive() {
+  reload().then(listen, () => setTimeout(revive, 3000));
 }
 
 async function settled({ row }) {
