@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
+_JOURNAL_FAILED = 3
+
 
 @app.callback()
 def control() -> None:
@@ -36,7 +38,7 @@ def serve(
 
     Prints one JSON line when it serves; logs go to standard error. Every signal is in the journal
     before it is shown, and the next start goes on from there. Ends with 2 if the configuration,
-    the rules or the journal are not what they must be.
+    the rules or the journal are not what they must be, and with 3 if the journal has failed.
 
     Example: gridveil control serve --config springfield/controller/controller.toml
     """
@@ -50,7 +52,8 @@ def serve(
         loaded = ControllerConfig.load(config)
         clock = make_clock(clock_origin, clock_rate, development=loaded.development)
         process = ControllerProcess(loaded, clock)
-    process.run()
+    if not process.run():
+        raise typer.Exit(_JOURNAL_FAILED)
 
 
 @app.command()
