@@ -30,7 +30,7 @@ import grpc
 from gridveil.profile import Profile
 from gridveil.protocol.checkpoint import Checkpoint, TreeHead
 from gridveil.protocol.city import CityParameters, open_city_parameters
-from gridveil.protocol.errors import GridveilError, IntegrityLost, Reason
+from gridveil.protocol.errors import GridveilError, IntegrityLost, Reason, Unavailable
 from gridveil.protocol.roster import Member
 from gridveil.protocol.v1 import (
     totals_pb2,
@@ -49,6 +49,7 @@ from gridveil.settlements import (
     WatchState,
 )
 from gridveil.transport import (
+    ServerStream,
     connect,
     connect_async,
     connect_timeout,
@@ -91,6 +92,8 @@ class Operator:
         # What is believed must not change between asking for a proof and checking it.
         self._believing = threading.Lock()
         self._known: CityParameters | None = None
+        self._watching: ServerStream[totals_pb2.WindowOutcome] | None = None
+        self._interrupted = False
 
     @classmethod
     def open(cls, profile: Path | str | Profile, *, timeout_s: float = CALL_TIMEOUT_S) -> Self:
@@ -111,6 +114,12 @@ class Operator:
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
+
+    def interrupt(self) -> None:
+        """End the watch, from another thread: it raises UNREACHABLE, and so does any later one."""
+        self._interrupted = True
+        if (call := self._watching) is not None:
+            call.cancel()
 
     def get(self, window_start: int) -> Outcome:
         """One settled window, or NOT_RELEASED while it is not settled."""
@@ -163,6 +172,8 @@ class Operator:
         """
         state = WatchState(from_window, give_up_after_s)
         while True:
+            if self._interrupted:
+                raise Unavailable(Reason.UNREACHABLE, "the watch was interrupted")
             try:
                 reach(self._channel, "totals", connect_timeout(self._timeout, give_up_after_s))
                 self.follow()
@@ -292,7 +303,10 @@ class Operator:
 
     def _settled(self, from_window: int) -> Generator[Outcome]:
         request = totals_pb2.WatchTotalsRequest(from_window=from_window)
-        with closing(server_stream(self._totals.WatchTotals(request))) as messages:
+        self._watching = call = self._totals.WatchTotals(request)
+        if self._interrupted:
+            call.cancel()
+        with closing(server_stream(call)) as messages:
             for message in messages:
                 yield self._open(message)
 

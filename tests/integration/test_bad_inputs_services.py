@@ -36,7 +36,7 @@ from tests.support.mutations import CANARY, Field, decode, encode, varint
 from tests.support.watched import Watched, reason_of
 
 MILLION = 10**6
-LIMITS = {"aggregator": 3_670_016, "keyholder": 1_114_112, "totals": 4_096}
+LIMITS = {"aggregator": 3_670_016, "keyholder": 1_114_112, "totals": 4_096, "controller": 4_096}
 """Longest request of each server, in bytes."""
 
 
@@ -245,6 +245,7 @@ EMPTY: dict[str, Reason | None] = {
     "GetParameters": Reason.WINDOW_MISALIGNED,
     "GetOwnEntry": Reason.FIELD_REQUIRED,
     "GetInclusionProof": Reason.WINDOW_MISALIGNED,
+    "GetForecast": Reason.FIELD_FORMAT,
     # Where leaving everything out has a meaning.
     "StreamReports": None,
     "GetCityParameters": None,
@@ -253,6 +254,9 @@ EMPTY: dict[str, Reason | None] = {
     "GetCheckpoint": None,
     "GetConsistencyProof": None,
     "GetRecords": None,
+    "GetSignal": None,
+    "WatchSignals": None,
+    "GetRules": None,
     "Check": None,
     "List": None,
     "Watch": None,

@@ -10,16 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gridveil.clock import ManualClock
 from gridveil.control import AsyncControlClient, ControlClient, ControlSignal
+from gridveil.operator import Operator
 from gridveil.protocol.v1.log_pb2 import LogRecord
 from gridveil_services.bootstrap.city import CityOptions, create_city
 from gridveil_services.bootstrap.layout import CityPaths
 from gridveil_services.controller.config import ControllerConfig
-from gridveil_services.controller.serve import ControllerProcess
+from gridveil_services.controller.serve import JOURNAL_FILE, ControllerProcess
 from gridveil_services.totals.config import TotalsConfig
 from gridveil_services.totals.serve import TotalsProcess
 from tests.support.city import MIDNIGHT
@@ -40,6 +42,33 @@ SETTLE_S = 320
 PATIENCE_S = 20.0
 RULES = {"capacity_w": 1_000_000, "hysteresis_w": 10_000, "ramp_limit_w": 200_000}
 """Level 1 from 850 kW, 2 from 920, 3 from 1,000."""
+
+
+@dataclass(frozen=True)
+class RunningController:
+    """A controller and where it is."""
+
+    process: ControllerProcess
+    address: str
+    journal: Path
+
+
+@contextmanager
+def running_controller(paths: CityPaths, clock: ManualClock) -> Iterator[RunningController]:
+    """A controller with the usual rules, in a city that somebody else made and runs."""
+    write_rules(paths)
+    config = ControllerConfig.load(paths.config("controller"))
+    process = ControllerProcess(config, clock)
+    try:
+        yield RunningController(process, process.start(), config.state / JOURNAL_FILE)
+    finally:
+        process.stop()
+
+
+def write_rules(paths: CityPaths, **rules: Any) -> None:
+    """The operator's ``control.toml``."""
+    text = "\n".join(f"{key} = {value}" for key, value in (RULES | rules).items())
+    (paths.role("controller") / "control.toml").write_text(text + "\n")
 
 
 class ControlledCity:
@@ -75,9 +104,7 @@ class ControlledCity:
         return self.paths.config("controller")
 
     def write_rules(self, **rules: Any) -> None:
-        """The operator's ``control.toml``."""
-        text = "\n".join(f"{key} = {value}" for key, value in (RULES | rules).items())
-        (self.paths.role("controller") / "control.toml").write_text(text + "\n")
+        write_rules(self.paths, **rules)
 
     def configure(self, text: str) -> None:
         """Put something before everything else in ``controller.toml``."""
@@ -122,6 +149,17 @@ class ControlledCity:
         if settle:
             self.settle(at)
         publish(self.paths, self.record(at, power_w, count=count))
+
+    def publish(self, *records: LogRecord) -> None:
+        """Publish records, and wait until the totals service has read them."""
+        publish(self.paths, *records)
+        assert self.totals is not None
+        deadline = time.monotonic() + PATIENCE_S
+        newest = max(record.released.window_start for record in records)
+        with Operator.open(self.paths.profile("operator")) as operator:
+            while newest not in [outcome.window_start for outcome in operator.list()]:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
 
     def refuse(self, at: int) -> None:
         self.settle(at)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from random import Random
@@ -31,6 +32,7 @@ from gridveil.protocol.release import Entry
 from gridveil.protocol.report import Report, parse_report
 from gridveil.protocol.v1 import (
     aggregator_pb2,
+    controller_pb2,
     keyholder_pb2,
     report_pb2,
     totals_pb2,
@@ -43,6 +45,7 @@ from gridveil_services.totals.config import TotalsConfig
 from gridveil_services.totals.serve import TotalsProcess
 from tests.support.aggregators import LENGTH, LocalCity, store_digest
 from tests.support.boundary import Boundary
+from tests.support.controllers import RunningController, running_controller
 from tests.support.mutations import CANARY, random_message
 from tests.support.reports import WINDOW, BuiltRelease, build_release
 
@@ -63,6 +66,7 @@ NAMES = {
     "roster": "Roster",
     "totals": "Totals",
     "log": "ReleaseLog",
+    "controller": "Controller",
     "health": "Health",
 }
 """The services of a city, and what they are called on the wire."""
@@ -124,10 +128,17 @@ def request_type(path: str) -> type[Message]:
 
 
 class ServingCity:
-    """Aggregator, key-holder and totals of one city in this process."""
+    """Aggregator, key-holder, totals and controller of one city in this process."""
 
-    def __init__(self, local: LocalCity, totals: TotalsProcess, totals_address: str) -> None:
+    def __init__(
+        self,
+        local: LocalCity,
+        totals: TotalsProcess,
+        totals_address: str,
+        controller: RunningController,
+    ) -> None:
         self.local = local
+        self._controller = controller
         local.clock.move_to(WINDOW - 10.0)
         roster = local.keyholder.roster
         roster.withdraw([meter.meter_id for meter in local.meters[METERS:]])
@@ -225,6 +236,14 @@ class ServingCity:
             make("roster", keyholder, "keyholder", local.keyholder_config.listen, kept, all_kept),
             make("totals", Boundary(totals.server), "totals", totals_address, kept, shown),
             make("log", Boundary(totals.server), "totals", totals_address, kept, shown),
+            make(
+                "controller",
+                Boundary(self._controller.process.server),
+                "controller",
+                self._controller.address,
+                _version(self._controller.journal),
+                lambda: store_digest(self._controller.journal),
+            ),
             make("health", Boundary(totals.server), "totals", totals_address, kept, shown),
         ]
         self.services = {service.name: service for service in found}
@@ -262,6 +281,7 @@ class ServingCity:
         self._fill_roster(services["roster"])
         self._fill_totals(services["totals"])
         self._fill_log(services["log"])
+        self._fill_controller(services["controller"])
         health = services["health"]
         for name in ("gridveil.v1.Totals", ""):
             for method in ("Check", "Watch"):
@@ -324,6 +344,14 @@ class ServingCity:
         )
         service.add("GetRecords", Role.AUDITOR, pb2.GetRecordsRequest(first=0, limit=10))
 
+    def _fill_controller(self, service: Service) -> None:
+        pb2 = controller_pb2
+        service.add("GetSignal", Role.OPERATOR, pb2.GetSignalRequest())
+        service.add("WatchSignals", Role.OPERATOR, pb2.WatchSignalsRequest(**{"from": RELEASED}))
+        service.add("GetRules", Role.AUDITOR, pb2.GetRulesRequest())
+        day = datetime.fromtimestamp(RELEASED, UTC).date().isoformat()
+        service.add("GetForecast", Role.AUDITOR, pb2.GetForecastRequest(day=day))
+
 
 @contextmanager
 def serving_city(folder: Path) -> Iterator[ServingCity]:
@@ -333,7 +361,8 @@ def serving_city(folder: Path) -> Iterator[ServingCity]:
         totals = TotalsProcess(TotalsConfig.load(local.paths.config("totals")))
         stack.callback(totals.stop)
         address = totals.start()
-        city = ServingCity(local, totals, address)
+        controller = stack.enter_context(running_controller(local.paths, local.clock))
+        city = ServingCity(local, totals, address, controller)
         _await_total(city)
         yield city
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import sys
 from datetime import date, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -81,6 +82,40 @@ def test_a_window_whose_like_is_missing_everywhere_has_no_figure() -> None:
         del history[windows[40] - days_before * 86_400]
     found = Forecaster(history, ZONE).day(day)
     assert np.flatnonzero(np.isnan(found.expected)).tolist() == [40]
+
+
+def test_the_interval_rests_on_errors_of_the_same_method_only() -> None:
+    """Of the 14 days before, the regression forecasts two; the others were too early for it."""
+    history, day = city(30), MONDAY + timedelta(days=30)
+    days = [day - timedelta(days=n) for n in range(1, 15)]
+    forecaster = Forecaster(history, ZONE)
+    by_ridge = [one for one in days if forecaster.day(one).method is Method.RIDGE]
+    assert by_ridge == days[:2]
+    off = sorted(
+        float(error)
+        for one in by_ridge
+        for error in np.abs(forecaster.truth(one) - forecaster.day(one).expected)
+    )
+
+    found = forecaster.day(day)
+
+    assert found.method is Method.RIDGE
+    width = off[math.ceil((len(off) + 1) * 0.9) - 1]
+    assert found.high - found.expected == pytest.approx(width)
+
+
+def test_without_the_extra_every_day_is_the_same_time_last_week(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    history, day = city(50), MONDAY + timedelta(days=50)
+    assert Forecaster(history, ZONE).day(day).method is Method.RIDGE
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+
+    found = Forecaster(history, ZONE).day(day)
+
+    assert found.method is Method.LAST_WEEK
+    assert np.array_equal(found.expected, [history[w - 7 * 86_400] for w in found.windows])
+    assert np.isfinite(found.low).all()
 
 
 @pytest.mark.skipif(

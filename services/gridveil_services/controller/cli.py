@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gridveil.cli.arguments import JsonOption, load_profile, parse_bound
-from gridveil.cli.output import console, print_json, utc, window_json
+from gridveil.cli.output import ExitCode, console, print_json, utc, window_json
+from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil_services.rpc.commands import ClockOrigin, ClockRate, one_line_on_failure
 
 if TYPE_CHECKING:
+    from gridveil_services.controller.core import Signal
     from gridveil_services.controller.replay import Replayed
     from gridveil_services.controller.rules import ControlRules
 
 app = typer.Typer(add_completion=False)
+
+_JOURNAL_FAILED = 3
 
 
 @app.callback()
@@ -34,7 +38,7 @@ def serve(
 
     Prints one JSON line when it serves; logs go to standard error. Every signal is in the journal
     before it is shown, and the next start goes on from there. Ends with 2 if the configuration,
-    the rules or the journal are not what they must be.
+    the rules or the journal are not what they must be, and with 3 if the journal has failed.
 
     Example: gridveil control serve --config springfield/controller/controller.toml
     """
@@ -48,13 +52,20 @@ def serve(
         loaded = ControllerConfig.load(config)
         clock = make_clock(clock_origin, clock_rate, development=loaded.development)
         process = ControllerProcess(loaded, clock)
-    process.run()
+    if not process.run():
+        raise typer.Exit(_JOURNAL_FAILED)
 
 
 @app.command()
 def replay(
-    totals: Annotated[Path, typer.Option(help="What gridveil totals list --json printed.")],
-    rules: Annotated[Path, typer.Option(help="The city's control.toml.")],
+    totals: Annotated[
+        Path | None, typer.Option(help="What gridveil totals list --json printed.")
+    ] = None,
+    rules: Annotated[Path | None, typer.Option(help="The city's control.toml.")] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(help="A controller's controller.db instead, while no controller uses it."),
+    ] = None,
     profile: Annotated[
         Path | None,
         typer.Option(help="An operator's profile: check that its key-holder signed every total."),
@@ -82,8 +93,18 @@ def replay(
     The same totals and rules give the same signals, to the byte. Windows that the file has not are
     taken for not settled. Ends with 1 if the pinned key-holder did not sign a total.
 
+    With --journal, show what its events lead to by the rules that it keeps, a line a signal. Ends
+    with 1 if anything else was signalled.
+
     Example: gridveil control replay --totals totals.json --rules control.toml
     """
+    if journal is not None:
+        _replay_journal(journal, json)
+        return
+    if totals is None or rules is None:
+        raise MalformedInput(
+            Reason.CONFIG_INVALID, "name a file of totals and the rules, or a journal"
+        )
     from gridveil_services.controller.openadr import usage_report
     from gridveil_services.controller.replay import replay as replayed
     from gridveil_services.controller.rules import ControlRules
@@ -99,9 +120,33 @@ def replay(
             shown["report"] = usage_report(loaded, report, "gridveil", windows)
         print_json({"signatures_checked": pinned is not None, **shown})
         return
-    _show(found)
+    _show([(one.window_start, one.signal) for one in found], "window")
     if pinned is None:
         typer.echo("signatures not checked: name an operator's profile with --profile", err=True)
+
+
+def _replay_journal(path: Path, json: bool) -> None:
+    import msgspec
+
+    from gridveil_services.controller.journal_file import read_journal
+
+    found = read_journal(path)
+    if json:
+        rows = (
+            {
+                "number": one.number,
+                "signal": msgspec.to_builtins(one.signal),
+                "as_shown": one.holds,
+            }
+            for one in found
+        )
+        print_json({"signals": list(rows)})
+    else:
+        _show([(one.signal.at, one.signal) for one in found], "at")
+    others = [one.number for one in found if not one.holds]
+    if others:
+        typer.echo(f"{len(others)} signals were others, the first of them {others[0]}", err=True)
+        raise typer.Exit(ExitCode.NO)
 
 
 def _row(rules: ControlRules, one: Replayed, program: str | None) -> dict[str, Any]:
@@ -113,17 +158,17 @@ def _row(rules: ControlRules, one: Replayed, program: str | None) -> dict[str, A
     return row | ({"events": events(rules, program, one.signal)} if program else {})
 
 
-def _show(found: Sequence[Replayed]) -> None:
+def _show(found: Sequence[tuple[int, Signal]], named: str) -> None:
     from rich.table import Table
 
-    table = Table("window", "level", "basis", "cause")
+    table = Table(named, "level", "basis", "cause")
     for heading in ("measured W", "estimated W", "ramp W"):
         table.add_column(heading, justify="right")
-    for window, _, signal in found:
+    for time, signal in found:
         reason = f" ({signal.reason})" if signal.reason else ""
         figures = (signal.measured_w, signal.estimated_w, signal.ramp_w)
         table.add_row(
-            utc(window),
+            utc(time),
             str(signal.level),
             signal.basis,
             signal.cause + reason,

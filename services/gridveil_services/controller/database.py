@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class Database:
         make_folder(path.parent)
         self._lock = threading.RLock()
         self._failed: GridveilError | None = None
+        self.on_failure: Callable[[], None] = lambda: None
         self._held = _hold(path.with_name(path.name + ".lock"))
         try:
             self._connection = _open(path)
@@ -110,12 +111,16 @@ class Database:
         except apsw.FullError:
             raise Unavailable(Reason.STORE_FULL, "the disk of the journal is full") from None
         except (apsw.CorruptError, apsw.NotADBError):
-            self._failed = _damaged()
-            raise self._failed from None
+            raise self._fail(_damaged()) from None
         except apsw.Error:
             # Nobody knows what is on the disk: the next start looks.
-            self._failed = _unavailable()
-            raise self._failed from None
+            raise self._fail(_unavailable()) from None
+
+    def _fail(self, error: GridveilError) -> GridveilError:
+        if self._failed is None:
+            self._failed = error
+            self.on_failure()
+        return self._failed
 
 
 def _hold(path: Path) -> int:

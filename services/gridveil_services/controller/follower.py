@@ -76,7 +76,7 @@ class Follower:
         """Follow no more; a batch in progress is taken."""
         self._stopped.set()
         if (operator := self._operator) is not None:
-            operator.close()
+            operator.interrupt()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -100,6 +100,8 @@ class Follower:
         return _AFTER_A_REFUSAL_S
 
     def _follow(self, operator: Operator, failures: Reconnection) -> None:
+        if self._stopped.is_set():
+            return
         self._catch_up(operator)
         failures.connected(time.monotonic())
         failures.received()

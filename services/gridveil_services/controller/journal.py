@@ -8,7 +8,7 @@ windows, for the forecast, and what became of the objects for the VTN.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -135,6 +135,10 @@ class Journal:
 
     def close(self) -> None:
         self._database.close()
+
+    def on_failure(self, tell: Callable[[], None]) -> None:
+        """Whom to tell, once, that it cannot be used any more."""
+        self._database.on_failure = tell
 
     @property
     def usable(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,8 @@ class ControllerProcess:
             drafts = _drafts(config, journal)
             self.signaller = Signaller(rules, journal, history, clock, drafts, observers)
             self._follower = Follower(config.profile, rules, self.signaller, history, clock)
+            self._journal, self._stop = journal, threading.Event()
+            journal.on_failure(self._stop.set)
             self._ticker = Ticker(self.signaller, clock)
             forecasts = Forecasts(history, config.zone, length, clock)
             service = ControllerService(rules, config.time_zone, self.signaller, forecasts)
@@ -88,11 +91,12 @@ class ControllerProcess:
         self.server.drain(0.0)
         self._opened.close()
 
-    def run(self) -> None:
-        """Serve until a signal comes."""
+    def run(self) -> bool:
+        """Serve until a signal comes, or the journal fails; whether it did not."""
         self.start()
         with self._opened:
-            run_until_signal(self.server, on_drain=self._stop_working)
+            run_until_signal(self.server, on_drain=self._stop_working, stop=self._stop)
+            return self._journal.usable
 
     def _stop_working(self) -> None:
         self._ticker.stop()

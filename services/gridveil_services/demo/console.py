@@ -58,8 +58,8 @@ def _write_rules(plan: DemoPlan, paths: CityPaths) -> None:
     write_durably(folder / "control.toml", dumps(rules).encode())
     write_durably(folder / "history.csv", _history(plan).encode())
     config = paths.config(CONTROLLER)
-    ahead = dumps({"history": "history.csv"})
-    write_durably(config, ahead.encode() + config.read_bytes())
+    ahead, behind = dumps({"history": "history.csv"}), dumps({"vtn": {"program_id": _PROGRAM}})
+    write_durably(config, ahead.encode() + config.read_bytes() + behind.encode())
 
 
 def _history(plan: DemoPlan) -> str:
