@@ -7,6 +7,7 @@ const STRIP = 84;
 const SYNC = "day";
 // The same for both, so that a quarter-hour is at the same place in them.
 const PADDING = [12, 16, 0, 0];
+const STRIP_PADDING = [8, 16, 8, 0];
 
 function colours() {
   const style = getComputedStyle(document.documentElement);
@@ -127,7 +128,7 @@ export class DayChart {
     return {
       width: this.width,
       height: STRIP,
-      padding: PADDING,
+      padding: STRIP_PADDING,
       legend: { show: false },
       cursor: { sync: { key: SYNC }, drag: { x: false, y: false }, points: { show: false }, y: false },
       scales: { x: { time: false, range: () => this.span() }, y: { range: () => [0, 1] } },
@@ -252,9 +253,10 @@ export class DayChart {
     ctx.textAlign = "left";
     ctx.textBaseline = "alphabetic";
     ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
-    const lines = this.rules.thresholds_w.map((watts, at) => [watts, `level ${at + 1}`, [4, 5]]);
-    lines.push([this.rules.capacity_w, "capacity", []]);
-    for (const [watts, label, dash] of lines) {
+    // Side by side, since the lines may be close together.
+    const lines = [[this.rules.capacity_w, "capacity", [], 6]];
+    this.rules.thresholds_w.forEach((watts, at) => lines.push([watts, `level ${at + 1}`, [4, 5], 70 + 52 * at]));
+    for (const [watts, label, dash, indent] of lines) {
       if (label === "level 3" && watts === this.rules.capacity_w) continue;
       const y = plot.valToPos(watts, "y", true);
       ctx.setLineDash(dash.map((size) => size * devicePixelRatio));
@@ -263,7 +265,7 @@ export class DayChart {
       ctx.moveTo(bbox.left, y);
       ctx.lineTo(bbox.left + bbox.width, y);
       ctx.stroke();
-      ctx.fillText(label, bbox.left + 6 * devicePixelRatio, y - 4 * devicePixelRatio);
+      ctx.fillText(label, bbox.left + indent * devicePixelRatio, y - 4 * devicePixelRatio);
     }
     ctx.restore();
   }

@@ -175,7 +175,9 @@ function addSignal(signal) {
 function drawSignals() {
   if (!signals.length) return;
   drawLevel(signals[0]);
-  $("signals").replaceChildren(...signals.map((signal) => {
+  // That no news came matters only as long as none has come.
+  const told = signals.filter((signal, at) => at === 0 || signal.cause !== "WAITING");
+  $("signals").replaceChildren(...told.map((signal) => {
     const watts = signal.estimated_w ?? signal.measured_w;
     const figure = watts === null ? "" : ` · ${megawatts(watts)}`;
     const item = document.createElement("li");
