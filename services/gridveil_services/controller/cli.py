@@ -56,10 +56,10 @@ def replay(
 
     Example: gridveil control replay --totals totals.json --rules control.toml
     """
+    from gridveil.totals_file import read_totals
     from gridveil_services.controller.openadr import usage_report
     from gridveil_services.controller.replay import replay as replayed
     from gridveil_services.controller.rules import ControlRules
-    from gridveil_services.controller.totals_file import read_totals
 
     pinned = load_profile(profile) if profile else None
     rows, loaded = read_totals(totals, pinned), ControlRules.load(rules)
