@@ -15,6 +15,7 @@ from gridveil.cli import (
     log,
     meter_gateway,
     meters,
+    reconcile,
     totals,
 )
 from gridveil.cli.arguments import JsonOption
@@ -38,6 +39,7 @@ app = typer.Typer(
     "Start with: gridveil demo",
     epilog=EXIT_CODES,
 )
+totals.app.command("reconcile")(reconcile.reconcile_totals)
 enrolment.app.command()(meters.simulate)
 enrolment.app.command()(meter_gateway.run)
 enrolment.app.command()(household.check)
