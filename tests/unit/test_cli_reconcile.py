@@ -54,8 +54,8 @@ def test_it_shows_days_what_is_beyond_and_what_could_not_be_compared(tmp_path: P
     assert "16.00" in ended.stdout
     assert ended.stdout.count("ABOVE") == 2  # the day, and one of its windows
     assert "2 windows: NOT_SETTLED" in ended.stdout
-    assert "1 windows: REFUSED" in ended.stdout
-    assert "1 windows: COVERAGE" in ended.stdout
+    assert "1 window: REFUSED" in ended.stdout
+    assert "1 window: COVERAGE" in ended.stdout
     assert "signatures not checked" in ended.stderr
 
 
@@ -66,6 +66,7 @@ def test_windows_are_shown_when_asked_for_with_what_they_rest_on(tmp_path: Path)
     assert "100.0% of meters" in shown
     assert "95.0% of meters" in shown
     assert shown.count("MEASURED") == 1
+    assert "ESTIMATED, 1 of them" in shown
     assert "ESTIMATED: scaled" in shown
     assert "of meters" not in reconcile(tmp_path, rows, feeder).stdout
 

@@ -156,13 +156,19 @@ def _cells(row: Day | Window) -> tuple[str, ...]:
     noise = f" ± {found.noise_wh / 1000:,.1f}" if found.noise_wh else ""
     said = "" if found.verdict is None else found.verdict.value
     return (
-        found.basis.value,
+        _basis(row),
         f"{found.feeder_wh / 1000:,.1f}",
         f"{found.city_wh / 1000:,.1f}{noise}",
         f"{found.difference_wh / 1000:,.1f}",
         "" if found.percent is None else f"{found.percent:.2f}",
         f"{said}, within noise".lstrip(", ") if found.within_noise else said,
     )
+
+
+def _basis(row: Day | Window) -> str:
+    if isinstance(row, Day):
+        return f"ESTIMATED, {row.estimated} of them" if row.estimated else "MEASURED"
+    return row.compared.basis.value if row.compared else ""
 
 
 def _caption(found: Reconciliation, terms: Terms) -> str:
@@ -180,4 +186,5 @@ def _gaps(windows: Sequence[Window]) -> Iterator[str]:
         if missing:
             starts = [window.window_start for window in run]
             until = f" to {utc(starts[-1])}" if len(starts) > 1 else ""
-            yield f"not compared: {utc(starts[0])}{until}, {len(starts):,} windows: {missing}"
+            count = f"{len(starts):,} window" + ("s" if until else "")
+            yield f"not compared: {utc(starts[0])}{until}, {count}: {missing}"
