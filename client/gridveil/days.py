@@ -5,6 +5,18 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from gridveil.protocol.errors import MalformedInput, Reason
+
+
+def zone_named(name: str) -> ZoneInfo:
+    """A time zone by its IANA name, or CONFIG_INVALID if this machine knows none of that name."""
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise MalformedInput(
+            Reason.CONFIG_INVALID, "this is no time zone that is known here"
+        ) from None
+
 
 def windows_of(day: date, zone: ZoneInfo, length: int) -> range:
     """Starts (Unix seconds) of the windows of ``length`` seconds from midnight to midnight."""

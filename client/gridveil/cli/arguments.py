@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
 import typer
 
@@ -57,13 +56,3 @@ def parse_window(value: str) -> int:
 def parse_bound(value: str | None) -> int:
     """A window start, or 0 for an open end."""
     return 0 if value is None else parse_window(value)
-
-
-def parse_zone(value: str) -> ZoneInfo:
-    """A time zone by its IANA name, or CONFIG_INVALID if this machine knows none of that name."""
-    try:
-        return ZoneInfo(value)
-    except (KeyError, ValueError, OSError):
-        raise MalformedInput(
-            Reason.CONFIG_INVALID, "this is no time zone that is known here"
-        ) from None

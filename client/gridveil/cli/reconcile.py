@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from gridveil.cli.arguments import JsonOption, load_profile, parse_bound, parse_zone
+from gridveil.cli.arguments import JsonOption, load_profile, parse_bound
 from gridveil.cli.output import ExitCode, console, print_json, utc, window_json
 from gridveil.cli.settled import (
     ProfileOrFileOption,
@@ -20,6 +20,7 @@ from gridveil.cli.settled import (
     warn_unchecked,
 )
 from gridveil.cli.totals import FromOption
+from gridveil.days import zone_named
 from gridveil.feeder import check_grid, read_feeder
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.reconcile import (
@@ -79,7 +80,7 @@ def reconcile_totals(
     settled = settled_windows(pinned, totals, first, end)
     within = {window: wh for window, wh in measured.items() if first <= window < end}
     check_grid(within, window_length(settled))
-    terms = Terms(parse_zone(zone), losses_percent, deviations, min_coverage_percent / 100)
+    terms = Terms(zone_named(zone), losses_percent, deviations, min_coverage_percent / 100)
     found = reconcile(settled, within, terms)
     if json:
         checked = {"signatures_checked": pinned is not None}
