@@ -20,14 +20,15 @@ class Limits(ConfigFile, frozen=True, kw_only=True):
     zone: str = "UTC"
     """Where days begin and end, by its IANA name."""
     coverage_drop_percent: Percent = 2.0
-    """Least drop of coverage, in percent of the enrolled meters."""
+    """Least drop of coverage over two windows, in percent of the enrolled meters; over one window
+    it is twice as much."""
     coverage_deviations: Deviations = 5.0
     lane_drop_percent: Percent = 25.0
     """Least share of a lane's reports that is missing."""
     lane_deviations: Deviations = 5.0
-    step_percent: Percent = 12.0
-    """Least step of demand, of the city's usual demand."""
-    step_deviations: Deviations = 5.0
+    step_percent: Percent = 16.0
+    """By how much a step of demand must exceed every one of the week at that time (100 x log)."""
+    step_deviations: Deviations = 6.0
     drift_days: Number = 14
     """Days that a city's losses are learned from."""
     drift_slack: Deviations = 0.5

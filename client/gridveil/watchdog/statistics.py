@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from river.drift import PageHinkley
-from river.stats import EWMean, EWVar, Mean, Var
+from river.stats import Cov, EWMean, EWVar, Mean, Var
 
 
 class Level:
@@ -120,3 +120,23 @@ class Drift:
         deviation = max(least, math.sqrt(self._variance.get()))
         self._test.update((value - self.usual) / deviation)  # type: ignore[no-untyped-call]
         return bool(self._test.drift_detected)
+
+
+class Line:
+    """A straight line through points, by least squares, as they come."""
+
+    def __init__(self) -> None:
+        self._together, self._x, self._y, self._spread = Cov(), Mean(), Mean(), Var()
+
+    def learn(self, x: float, y: float) -> None:
+        """Take another point."""
+        self._together.update(x, y)
+        self._x.update(x)
+        self._y.update(y)
+        self._spread.update(x)
+
+    def at(self, x: float) -> float:
+        """The line at ``x``; level if all points have the same x."""
+        spread = self._spread.get()
+        slope = self._together.get() / spread if spread > 0 else 0.0
+        return float(self._y.get() + slope * (x - self._x.get()))

@@ -8,15 +8,15 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
-from gridveil.days import day_of, same_time_before, windows_of
+from gridveil.days import day_of, offset_at, same_time_before, windows_of
 from gridveil.watchdog.limits import Limits
 from gridveil.watchdog.observation import Observation
-from gridveil.watchdog.statistics import Drift, Level, Usual
+from gridveil.watchdog.statistics import Drift, Level, Line, Usual
 
 DAY_S = 86_400
 LEAST_DEVIATION = 0.001
@@ -35,7 +35,7 @@ class Kind(StrEnum):
     FEEDER_DRIFT = "FEEDER_DRIFT"
     """Losses leave their level for good: theft, or meters that go wrong."""
     DEMAND_STEP = "DEMAND_STEP"
-    """Demand jumps as neither yesterday nor last week did at that time."""
+    """Demand jumps as on no day of the last week at that time."""
     REFUSED_WINDOWS = "REFUSED_WINDOWS"
     """Windows get no total."""
     REFUSED_REPORTS = "REFUSED_REPORTS"
@@ -71,6 +71,7 @@ class Coverage:
         """``day``: windows a day."""
         self._limits = limits
         self._usual = Usual(half_life=2 * day, learns=day, patience=2 * day)
+        self._before = False
 
     def look(self, seen: Observation) -> Iterator[Sign]:
         """A drop that chance does not make: binomial, or as coverage usually varies."""
@@ -79,9 +80,11 @@ class Coverage:
         coverage, usual = seen.counted.coverage, self._usual.mean
         chance = math.sqrt(max(usual * (1 - usual), LEAST_DEVIATION) / seen.counted.enrolled)
         far = -self._usual.score(coverage, chance) >= self._limits.coverage_deviations
-        dropped = far and usual - coverage >= self._limits.coverage_drop_percent / 100
-        self._usual.see(coverage, unusual=dropped)
-        if dropped:
+        drop, least = usual - coverage, self._limits.coverage_drop_percent / 100
+        low, before = far and drop >= least, self._before
+        self._usual.see(coverage, unusual=low)
+        self._before = low
+        if low and (before or drop >= 2 * least):
             yield Sign(Kind.COVERAGE_DROP, 100 * coverage, 100 * usual, "% of meters")
 
 
@@ -105,93 +108,143 @@ class Lanes:
                 yield Sign(Kind.LANE_DROP, found, share, "reports", lane)
 
 
+class Losses(NamedTuple):
+    """What a feeder and the meters counted over some windows, Wh."""
+
+    feeder: float = 0.0
+    squares: float = 0.0
+    """Of the feeder's windows: losses grow with the square of a current."""
+    city: float = 0.0
+    windows: int = 0
+
+    def plus(self, feeder: int, city: int) -> Losses:
+        """With another window."""
+        squares = self.squares + float(feeder) ** 2
+        return Losses(self.feeder + feeder, squares, self.city + city, self.windows + 1)
+
+    @property
+    def share(self) -> float:
+        """What no meter counted, of what the feeder delivered."""
+        return 1 - self.city / self.feeder
+
+    @property
+    def load(self) -> float:
+        """Of a window that has the same share of losses, if the share grows with the load."""
+        return self.squares / self.feeder
+
+
 class Feeder:
-    """A day's losses, next to those of the days before."""
+    """A day's losses, next to those that days of its load usually had."""
 
     LEAST_SHARE = 0.8
     """Of a day's windows that must be there for it to count."""
 
     def __init__(self, limits: Limits, zone: ZoneInfo) -> None:
         self._limits, self._zone = limits, zone
-        self._drift = self._anew()
         self._day: date | None = None
-        self._feeder = self._city = self._windows = 0
+        self._today = Losses()
+        self._learn_anew()
 
     def look(self, seen: Observation) -> Iterator[Sign]:
         """When a day is over: whether losses have drifted."""
         day = day_of(seen.window_start, self._zone)
         if day != self._day:
             yield from self._end(seen.length)
-            self._day, self._feeder, self._city, self._windows = day, 0, 0, 0
-        if seen.counted is not None and seen.feeder_wh is not None:
-            self._feeder += seen.feeder_wh
-            self._city += seen.counted.city_wh
-            self._windows += 1
+            self._day, self._today = day, Losses()
+        if seen.counted is None or seen.feeder_wh is None:
+            return
+        self._today = self._today.plus(seen.feeder_wh, seen.counted.city_wh)
+        if self._learning and seen.feeder_wh > 0:
+            self._usual.learn(seen.feeder_wh, 1 - seen.counted.city_wh / seen.feeder_wh)
+
+    @property
+    def _learning(self) -> bool:
+        return len(self._days) < self._limits.drift_days
 
     def _end(self, length: int) -> Iterator[Sign]:
-        if self._day is None or self._feeder <= 0:
+        over = self._today
+        if self._day is None or over.feeder <= 0:
             return
-        if self._windows < self.LEAST_SHARE * len(windows_of(self._day, self._zone, length)):
+        if over.windows < self.LEAST_SHARE * len(windows_of(self._day, self._zone, length)):
             return
-        losses, usual = 1 - self._city / self._feeder, self._drift.usual
-        if self._drift.learn(losses, LEAST_DEVIATION):
-            self._drift = self._anew()
-            yield Sign(Kind.FEEDER_DRIFT, 100 * losses, 100 * usual, "% losses")
+        if self._learning:
+            self._days.append(over)
+            if len(self._days) == self._limits.drift_days:
+                for day in self._days:
+                    self._drift.learn(day.share - self._usual.at(day.load), LEAST_DEVIATION)
+            return
+        expected = self._usual.at(over.load)
+        if self._drift.learn(over.share - expected, LEAST_DEVIATION):
+            self._learn_anew()
+            yield Sign(Kind.FEEDER_DRIFT, 100 * over.share, 100 * expected, "% losses")
 
-    def _anew(self) -> Drift:
+    def _learn_anew(self) -> None:
         limits = self._limits
-        return Drift(limits.drift_days, limits.drift_slack, limits.drift_threshold)
+        self._usual, self._days = Line(), list[Losses]()
+        self._drift = Drift(limits.drift_days, limits.drift_slack, limits.drift_threshold)
 
 
 class Demand:
-    """Demand next to yesterday's and last week's at the same local time."""
+    """How demand changes, next to how it changed on each day of the week before at that time."""
 
-    NEW, OLD = 2, 8
+    NEW, OLD = 2, 4
     """Windows after and before a step."""
+    DAYS, LEAST_DAYS = 7, 6
+    LEAST_DEMAND = 0.2
+    """Of usual demand: below it a change in parts says nothing."""
 
     def __init__(self, limits: Limits, zone: ZoneInfo, day: int) -> None:
         """``day``: windows a day."""
         self._limits, self._zone = limits, zone
-        self._history: dict[int, int] = {}
         self._size = Level(half_life=2 * day, learns=day)
-        self._steps = Usual(half_life=7 * day, learns=2 * day, patience=day)
-        self._off: deque[float] = deque(maxlen=self.NEW + self.OLD)
+        self._beyond = Usual(half_life=7 * day, learns=2 * day, patience=day)
+        self._recent: deque[int] = deque(maxlen=self.NEW + self.OLD)
+        self._steps: dict[int, float] = {}
+        """The logarithm of each change, for as long as it is compared with."""
+        self._sums: tuple[int, ...] = ()
+        self._offset: timedelta | None = None
 
     def look(self, seen: Observation) -> Iterator[Sign]:
-        """A jump of how far demand is off both forecasts, in parts of usual demand."""
-        if seen.counted is None:
-            self._off.clear()
-            return
-        demand, start = seen.counted.city_wh, seen.window_start
-        off = self._off_forecasts(start, demand)
-        self._size.learn(abs(demand))
-        self._history[start] = demand
-        self._history.pop(start - 9 * DAY_S, None)
-        if off is None:
-            self._off.clear()
-            return
-        self._off.append(off)
-        yield from self._step(demand)
+        """A change beyond all of those; none is taken over windows without a total, or frozen ones.
 
-    def _off_forecasts(self, start: int, demand: int) -> float | None:
-        """By the forecast that is nearer; 0 if demand lies between the two."""
-        before = [self._history.get(same_time_before(start, days, self._zone)) for days in (1, 7)]
-        if not self._size.ready or self._size.mean <= 0 or None in before:
+        Nor over the hour in which clocks are set: that demand jumps then, and should.
+        """
+        before, self._sums = self._sums, seen.counted.sums if seen.counted else ()
+        set_before, self._offset = self._offset, offset_at(seen.window_start, self._zone)
+        if seen.counted is None or seen.counted.sums == before or self._offset != set_before:
+            self._recent.clear()
+        if seen.counted is None or seen.counted.sums == before:
+            return
+        self._size.learn(abs(seen.counted.city_wh))
+        self._recent.append(seen.counted.city_wh)
+        self._steps.pop(seen.window_start - (self.DAYS + 1) * DAY_S, None)
+        step = self._step()
+        if step is None:
+            return
+        self._steps[seen.window_start] = step
+        yield from self._compared(seen.window_start, step)
+
+    def _step(self) -> float | None:
+        values = list(self._recent)
+        least = self.LEAST_DEMAND * self._size.mean
+        if len(values) < self.NEW + self.OLD or not self._size.ready or min(values) <= least:
             return None
-        off = [(demand - found) / self._size.mean for found in before if found is not None]
-        return 0.0 if min(off) < 0 < max(off) else min(off, key=abs)
+        logs = [math.log(value) for value in values]
+        return sum(logs[self.OLD :]) / self.NEW - sum(logs[: self.OLD]) / self.OLD
 
-    def _step(self, demand: int) -> Iterator[Sign]:
-        if len(self._off) < self.NEW + self.OLD:
+    def _compared(self, start: int, step: float) -> Iterator[Sign]:
+        times = (same_time_before(start, n + 1, self._zone) for n in range(self.DAYS))
+        before = [self._steps[time] for time in times if time in self._steps]
+        if len(before) < self.LEAST_DAYS:
             return
-        values = list(self._off)
-        step = sum(values[self.OLD :]) / self.NEW - sum(values[: self.OLD]) / self.OLD
-        far = abs(self._steps.score(step, 0.01)) >= self._limits.step_deviations
-        jumped = far and abs(step) >= self._limits.step_percent / 100
-        self._steps.see(step, unusual=jumped)
+        nearest = min(max(step, min(before)), max(before))
+        beyond = step - nearest
+        far = abs(self._beyond.score(beyond, 0.01)) >= self._limits.step_deviations
+        jumped = far and abs(beyond) >= self._limits.step_percent / 100
+        self._beyond.see(beyond, unusual=jumped)
         if jumped:
-            expected = demand - step * self._size.mean
-            yield Sign(Kind.DEMAND_STEP, demand / 1000, expected / 1000, "kWh")
+            observed, expected = (100 * math.expm1(change) for change in (step, nearest))
+            yield Sign(Kind.DEMAND_STEP, observed, expected, "% change")
 
 
 class Refusals:
@@ -207,9 +260,9 @@ class Refusals:
         """Counts; those of reports as Anscombe makes them normal (Biometrika 35, 1948)."""
         if seen.refused is not None:
             self._windows.append(seen.window_start)
-            many = len(self._windows) == self._windows.maxlen
-            if many and seen.window_start - self._windows[0] < DAY_S:
-                yield Sign(Kind.REFUSED_WINDOWS, len(self._windows), 0, "windows a day")
+        many = len(self._windows) == self._windows.maxlen
+        if many and seen.window_start - self._windows[0] < DAY_S:
+            yield Sign(Kind.REFUSED_WINDOWS, len(self._windows), 0, "windows a day")
         if (refused := seen.told.refused_reports) is not None:
             level, usual = 2 * math.sqrt(refused + 3 / 8), self._reports.mean
             far = self._reports.score(level, 1.0) >= self._limits.refused_deviations
