@@ -40,6 +40,7 @@ from gridveil.watchdog.watchers import Kind
 
 KINDS = tuple(kind for kind in Kind if kind is not Kind.LANE_LEFT_OUT)
 """A lane that did not open is in the total itself: there is nothing to find out."""
+MADE_UP = "made up"
 SLACK = 4
 """Windows after an incident in which a finding is still about it."""
 
@@ -120,7 +121,7 @@ def _seen(world: World, limits: Limits) -> list[Finding]:
 
 def sources(seeds: Sequence[int]) -> Iterator[tuple[str, Iterator[tuple[int, Demand]]]]:
     """Made-up cities; and those of a file, if there is one."""
-    yield "made up", ((seed, made_up(np.random.default_rng([seed, 0]))) for seed in seeds)
+    yield MADE_UP, ((seed, made_up(np.random.default_rng([seed, 0]))) for seed in seeds)
     if "GRIDVEIL_READINGS" in os.environ:
         known = recorded(Path(os.environ["GRIDVEIL_READINGS"]))
         draws = ((seed, np.random.default_rng([seed, 0])) for seed in seeds)
@@ -178,8 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         account = judge(demands)
         lines += lines_of(name, account)
         figures[name] = figures_of(account)
-        false = sum(account.false_a_month(kind) for kind in KINDS)
-        goals.append(Goal(f"false alarms a month, {name}", false, 4))
+        if name == MADE_UP:  # nobody knows what really happened in a recorded city
+            false = sum(account.false_a_month(kind) for kind in KINDS)
+            goals.append(Goal(f"false alarms a month, {name}", false, 1))
     return report(chosen, "watchfulness", lines, goals, figures)
 
 

@@ -17,6 +17,7 @@ from gridveil.cli import (
     meters,
     reconcile,
     totals,
+    watchdog,
 )
 from gridveil.cli.arguments import JsonOption
 from gridveil.cli.extensions import RootGroup
@@ -40,6 +41,7 @@ app = typer.Typer(
     epilog=EXIT_CODES,
 )
 totals.app.command("reconcile")(reconcile.reconcile_totals)
+totals.app.command("watchdog")(watchdog.watch_over)
 enrolment.app.command()(meters.simulate)
 enrolment.app.command()(meter_gateway.run)
 enrolment.app.command()(household.check)

@@ -25,7 +25,7 @@ class Limits(ConfigFile, frozen=True, kw_only=True):
     coverage_deviations: Deviations = 5.0
     lane_drop_percent: Percent = 25.0
     """Least share of a lane's reports that is missing."""
-    lane_deviations: Deviations = 5.0
+    lane_deviations: Deviations = 4.5
     step_percent: Percent = 16.0
     """By how much a step of demand must exceed every one of the week at that time (100 x log)."""
     step_deviations: Deviations = 6.0
