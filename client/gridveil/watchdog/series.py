@@ -1,8 +1,8 @@
 """What Prometheus answers to a range query, read strictly: what services say of themselves.
 
-The series are those of ``deploy/prometheus/recording.yaml``, with a sample at the end of each window;
-docs/watchfulness.md shows how to ask for them. Others in the file are passed over, and a sample that
-is no finite number says nothing.
+The series are those of ``deploy/prometheus/recording.yaml``, with a sample at the end of each
+window; docs/watchfulness.md shows how to ask for them. Others in the file are passed over, and a
+sample that is no finite number says nothing.
 """
 
 from __future__ import annotations

@@ -22,9 +22,13 @@ class Level:
             half_life: in values; what is so old counts half.
             learns: values before it judges any.
         """
-        fading = 1 - 2 ** (-1 / half_life)
-        self._mean, self._variance = EWMean(fading), EWVar(fading)
+        self._fading = 1 - 2 ** (-1 / half_life)
         self._learns = learns
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything."""
+        self._mean, self._variance = EWMean(self._fading), EWVar(self._fading)
         self._seen = 0
 
     @property
@@ -65,7 +69,7 @@ class Usual(Level):
         Args:
             half_life: in values.
             learns: values before it judges any.
-            patience: unusual values one after another from which on they are the new usual.
+            patience: unusual values one after another, after which it learns anew.
         """
         super().__init__(half_life, learns)
         self._patience = patience
@@ -74,8 +78,11 @@ class Usual(Level):
     def see(self, value: float, *, unusual: bool) -> None:
         """Learn the value, or hold out against it."""
         self._unusual = self._unusual + 1 if unusual else 0
-        if not unusual or self._unusual > self._patience:
-            self.learn(value)
+        if self._unusual > self._patience:
+            self.restart()
+        elif unusual:
+            return
+        self.learn(value)
 
 
 class Drift:
