@@ -17,7 +17,7 @@ from gridveil_services.rpc.errors import CODES
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "bad-inputs.md").read_text("utf-8")
 NOT_BUILT_HEADING = "## Not built yet"
-LAST = 146
+LAST = 151
 UNUSED = {35, 41, 42, 45, 57, 65, 67, 74, *range(111, 141)}
 """Numbers that no row has."""
 
@@ -32,6 +32,7 @@ MESSAGES = "integration/test_rpc_messages.py"
 
 TELEGRAMS = "unit/test_meters_p1.py"
 FEEDERS = "unit/test_feeder.py"
+SERIES = "unit/test_watchdog_series.py"
 RECONCILED = "unit/test_cli_reconcile.py"
 HOME = "integration/test_meters_gateway.py"
 
@@ -320,6 +321,14 @@ TESTED: dict[int, tuple[str, ...]] = {
         f"{FEEDERS}::test_a_feeder_in_other_windows_is_refused",
         f"{RECONCILED}::test_a_feeder_of_hours_is_not_compared_with_quarter_hours",
     ),
+    147: (f"{SERIES}::test_what_is_no_answer_to_a_range_query_is_refused",),
+    148: (f"{SERIES}::test_what_is_no_answer_to_a_range_query_is_refused",),
+    149: (
+        f"{SERIES}::test_what_is_no_answer_to_a_range_query_is_refused",
+        f"{SERIES}::test_a_sample_is_about_the_window_that_ends_with_it",
+    ),
+    150: (f"{SERIES}::test_what_is_no_answer_to_a_range_query_is_refused",),
+    151: (f"{SERIES}::test_a_file_above_its_bound_is_refused",),
 }
 """The tests of each row, by file and name."""
 
