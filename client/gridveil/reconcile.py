@@ -176,11 +176,11 @@ def window_length(settled: Sequence[Settled], default: int = 900) -> int:
     """Seconds of the windows of these totals; ``default`` if there is none.
 
     Raises:
-        MalformedInput: CONFIG_INVALID for windows of more than one length.
+        MalformedInput: CONFIG_INVALID for windows of more than one length, or of none.
     """
     found = {one.total.window_length for one, _ in settled if isinstance(one, ReleasedTotal)}
-    if len(found) > 1:
-        raise MalformedInput(Reason.CONFIG_INVALID, "the totals are of windows of several lengths")
+    if len(found) > 1 or 0 in found:
+        raise MalformedInput(Reason.CONFIG_INVALID, "the totals are not of windows of one length")
     return found.pop() if found else default
 
 

@@ -1,4 +1,4 @@
-"""``gridveil totals reconcile`` against a totals service that runs: only what was verified."""
+"""``gridveil totals reconcile`` and ``watchdog`` against a totals service that runs."""
 
 from __future__ import annotations
 
@@ -37,3 +37,24 @@ def test_totals_of_the_service_are_compared_and_gaps_stay_gaps(
     first, *others = found["windows"]
     assert (first["city_wh"], first["difference_wh"]) == (city, 700)
     assert [other["missing"] for other in others] == ["REFUSED", "EXPIRED", "NOT_SETTLED"]
+
+
+def test_the_watchdog_sees_the_windows_of_the_service(
+    paths: CityPaths, serve: Callable[[], TotalsProcess]
+) -> None:
+    made = [opened(paths, at) for at in (0, 4)]
+    gaps = [record for at in (1, 2, 3) for record in (intent(window(at)), refused(window(at)))]
+    first, last = ((intent(one.total.window_start), released(one)) for one in made)
+    publish(paths, *first, *gaps, *last)
+    serve()
+
+    ended = CliRunner().invoke(
+        app, ["totals", "watchdog", "--json", "--profile", str(paths.profile("operator"))]
+    )
+
+    assert ended.exit_code == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert (found["signatures_checked"], found["windows"]) == (True, 5)
+    assert [(one["kind"], one["window_start"]) for one in found["findings"]] == [
+        ("REFUSED_WINDOWS", window(3))
+    ]

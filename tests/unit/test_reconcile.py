@@ -189,6 +189,7 @@ def test_a_city_without_feed_in_is_compared_by_import_alone() -> None:
     [
         [settled(0, 100, unit="kWh")],
         [settled(0, 100), settled(1, 100, start=WINDOW + 900, length=300)],
+        [settled(0, 100, length=0)],
     ],
 )
 def test_totals_that_cannot_be_compared_are_refused(rows: list[Settled]) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil.reconcile import Terms, reconcile
 from gridveil.settlements import NotReleasedReason
-from gridveil.watchdog.detector import Finding, Watchdog, step
+from gridveil.watchdog.detector import Finding, Watchdog, replay, step
 from gridveil.watchdog.limits import Limits
 from gridveil.watchdog.observation import Observation, observations
 from gridveil.watchdog.watchers import Kind
@@ -192,6 +196,10 @@ def test_the_very_same_sums_for_three_windows_are_a_frozen_total(city: list[Obse
     assert found(frozen(city, AT, AT + 2)) == []
 
 
+def test_a_frozen_total_is_no_loss_as_well(city: list[Observation]) -> None:
+    assert only(Kind.FROZEN_TOTAL, frozen(city, AT, AT + 14)) == AT + 2
+
+
 def test_a_gap_does_not_end_a_run_of_frozen_totals(city: list[Observation]) -> None:
     seen = frozen(city, AT, AT + 4)
     seen[AT + 1] = replace(seen[AT + 1], counted=None)
@@ -285,3 +293,49 @@ def test_more_windows_than_anybody_keeps_are_refused() -> None:
     with pytest.raises(MalformedInput) as raised:
         observations([settled(0, 1), settled(1_000_001, 1)])
     assert raised.value.reason is Reason.RANGE_INVALID
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2**37),
+            st.integers(0, 2**62),
+            st.integers(1, 2**64 - 1),
+            st.integers(1, 2**64 - 1),
+            st.sampled_from([0, 1, 900, 2**32 - 1]),
+            st.sampled_from([(0, ()), (1, (0,)), (2, (1,)), (2**32 - 1, ())]),
+        ),
+        max_size=4,
+    ),
+    st.dictionaries(st.integers(0, 2**37), st.integers(-(10**15), 10**15), max_size=4),
+)
+def test_totals_that_no_key_holder_would_sign_are_judged_or_refused_and_no_defect(
+    figures: list[tuple[int, int, int, int, int, tuple[int, tuple[int, ...]]]],
+    feeder: dict[int, int],
+) -> None:
+    """A file without a profile may say anything."""
+    rows = {
+        at: settled(
+            0,
+            wh,
+            count=min(count, enrolled),
+            enrolled=max(count, enrolled),
+            length=length,
+            lanes=lanes,
+            left_out=left_out,
+            start=at,
+        )
+        for at, wh, count, enrolled, length, (lanes, left_out) in figures
+    }
+    measured = feeder | dict.fromkeys(rows, 1)
+    with suppress(MalformedInput):
+        replay(Limits(), observations(list(rows.values()), measured))
+    with suppress(MalformedInput):
+        reconcile(list(rows.values()), measured, Terms(ZoneInfo("Europe/Zurich"), 5.0))
+
+
+@pytest.mark.parametrize(("lanes", "left_out"), [(0, ()), (1, (0,)), (2, (0, 1))])
+def test_a_total_of_no_lane_that_opened_is_refused(lanes: int, left_out: tuple[int, ...]) -> None:
+    with pytest.raises(MalformedInput) as raised:
+        observations([settled(0, 1, lanes=lanes, left_out=left_out)])
+    assert raised.value.reason is Reason.MALFORMED_MESSAGE

@@ -72,8 +72,9 @@ def observations(
         told: what services said, by window start.
 
     Raises:
-        MalformedInput: CONFIG_INVALID for a city without ``import_wh`` in Wh or with windows of
-            several lengths; WINDOW_MISALIGNED, RANGE_INVALID for more than 1,000,000 windows.
+        MalformedInput: MALFORMED_MESSAGE for a total of no lanes; CONFIG_INVALID for a city without
+            ``import_wh`` in Wh or with windows of several lengths; WINDOW_MISALIGNED; RANGE_INVALID
+            for more than 1,000,000 windows.
     """
     length = window_length(settled)
     outcomes = {outcome.window_start: outcome for outcome, _ in settled}
@@ -100,6 +101,8 @@ def _counted(outcome: object) -> Counted | None:
     if not isinstance(outcome, ReleasedTotal):
         return None
     total = outcome.total
+    if len(total.left_out) >= total.lanes:
+        raise MalformedInput(Reason.MALFORMED_MESSAGE, "a total is of no lane that opened")
     return Counted(
         tuple(register.sum for register in total.registers),
         scaled(net(outcome), outcome),

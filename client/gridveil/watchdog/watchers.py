@@ -64,6 +64,20 @@ class Watcher(Protocol):
         ...
 
 
+class Repeats:
+    """Whether a total is the very same as the one before it, and so tells nothing of its window."""
+
+    def __init__(self) -> None:
+        self._sums: tuple[int, ...] = ()
+
+    def told(self, seen: Observation) -> bool:
+        """To be asked of every window; one without a total repeats nothing and is passed over."""
+        if seen.counted is None:
+            return False
+        before, self._sums = self._sums, seen.counted.sums
+        return before == self._sums
+
+
 class Coverage:
     """Meters that report, next to how many usually do."""
 
@@ -143,6 +157,7 @@ class Feeder:
         self._limits, self._zone = limits, zone
         self._day: date | None = None
         self._today = Losses()
+        self._repeats = Repeats()
         self._learn_anew()
 
     def look(self, seen: Observation) -> Iterator[Sign]:
@@ -151,7 +166,7 @@ class Feeder:
         if day != self._day:
             yield from self._end(seen.length)
             self._day, self._today = day, Losses()
-        if seen.counted is None or seen.feeder_wh is None:
+        if self._repeats.told(seen) or seen.counted is None or seen.feeder_wh is None:
             return
         self._today = self._today.plus(seen.feeder_wh, seen.counted.city_wh)
         if self._learning and seen.feeder_wh > 0:
@@ -201,7 +216,7 @@ class Demand:
         self._recent: deque[int] = deque(maxlen=self.NEW + self.OLD)
         self._steps: dict[int, float] = {}
         """The logarithm of each change, for as long as it is compared with."""
-        self._sums: tuple[int, ...] = ()
+        self._repeats = Repeats()
         self._offset: timedelta | None = None
 
     def look(self, seen: Observation) -> Iterator[Sign]:
@@ -209,15 +224,15 @@ class Demand:
 
         Nor over the hour in which clocks are set: that demand jumps then, and should.
         """
-        before, self._sums = self._sums, seen.counted.sums if seen.counted else ()
-        set_before, self._offset = self._offset, offset_at(seen.window_start, self._zone)
-        if seen.counted is None or seen.counted.sums == before or self._offset != set_before:
+        self._steps.pop(seen.window_start - (self.DAYS + 1) * DAY_S, None)
+        before, self._offset = self._offset, offset_at(seen.window_start, self._zone)
+        silent = self._repeats.told(seen) or seen.counted is None
+        if silent or self._offset != before:
             self._recent.clear()
-        if seen.counted is None or seen.counted.sums == before:
+        if silent or seen.counted is None:
             return
         self._size.learn(abs(seen.counted.city_wh))
         self._recent.append(seen.counted.city_wh)
-        self._steps.pop(seen.window_start - (self.DAYS + 1) * DAY_S, None)
         step = self._step()
         if step is None:
             return
@@ -299,14 +314,13 @@ class Frozen:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._sums: tuple[int, ...] = ()
+        self._repeats = Repeats()
         self._run = 0
 
     def look(self, seen: Observation) -> Iterator[Sign]:
         """A window without a total does not end a run: it says nothing."""
         if seen.counted is None:
             return
-        same = seen.counted.sums == self._sums
-        self._run, self._sums = self._run + 1 if same else 1, seen.counted.sums
+        self._run = self._run + 1 if self._repeats.told(seen) else 1
         if self._run >= self._limits.frozen_windows:
             yield Sign(Kind.FROZEN_TOTAL, self._run, 1, "windows alike")

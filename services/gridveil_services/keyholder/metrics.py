@@ -42,7 +42,7 @@ class KeyHolderMetrics(ProcessMetrics):
         self._opened, self._failed = lanes.labels("opened"), lanes.labels("failed")
         cohorts = Counter(
             "gridveil_keyholder_cohorts",
-            "Totals by how far the nearest other one of the last four cohorts is; few: 1 to 4 meters.",
+            "Totals by how far the nearest other of the last four cohorts is; few: 1 to 4 meters.",
             ["difference"],
             registry=self.registry,
         )
