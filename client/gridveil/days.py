@@ -33,6 +33,11 @@ def day_of(window_start: int, zone: tzinfo) -> date:
     return datetime.fromtimestamp(window_start, zone).date()
 
 
+def offset_at(window_start: int, zone: tzinfo) -> timedelta:
+    """How far local time is ahead of UTC."""
+    return datetime.fromtimestamp(window_start, zone).utcoffset() or timedelta()
+
+
 def same_time_before(window_start: int, days: int, zone: tzinfo) -> int:
     """The window at the same local time some days before.
 

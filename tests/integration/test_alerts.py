@@ -13,11 +13,13 @@ import yaml
 
 from gridveil.protocol.errors import Reason
 from gridveil.protocol.noise import Mechanism, Noise, NoisePolicy
+from gridveil.watchdog.series import KNOWN
 from tests.support.aggregators import LocalCity
 from tests.support.metrics import ANYWHERE, Series, played_city, rows, scrape, series
 from tests.support.promql import Question, Selector, question
 
 ROOT = Path(__file__).resolve().parents[2]
+RECORDING = ROOT / "deploy/prometheus/recording.yaml"
 ALERTS = ROOT / "deploy/prometheus/alerts.yaml"
 SCRAPE = ROOT / "deploy/prometheus/prometheus.yaml"
 DASHBOARD = ROOT / "deploy/grafana/gridveil.json"
@@ -54,8 +56,8 @@ def exposed(texts: dict[str, str]) -> Series:
     return {key: number for text in texts.values() for key, number in series(text).items()}
 
 
-def rules() -> list[dict[str, Any]]:
-    groups = yaml.safe_load(ALERTS.read_text("utf-8"))["groups"]
+def rules(path: Path = ALERTS) -> list[dict[str, Any]]:
+    groups = yaml.safe_load(path.read_text("utf-8"))["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
 
@@ -94,6 +96,15 @@ def test_every_alert_asks_for_what_is_exposed(exposed: Series) -> None:
     assert all(found.selectors for found in asked.values())
     wrong = {name: faults(found, exposed) for name, found in asked.items()}
     assert {name: found for name, found in wrong.items() if found} == {}
+
+
+def test_what_is_recorded_is_what_the_watchdog_reads(exposed: Series) -> None:
+    asked = {rule["record"]: question(rule["expr"]) for rule in rules(RECORDING)}
+    assert sorted(asked) == sorted(KNOWN)
+    assert all(found.selectors for found in asked.values())
+    assert {name: faults(found, exposed) for name, found in asked.items()} == {
+        name: [] for name in KNOWN
+    }
 
 
 def test_every_panel_asks_for_what_is_exposed(exposed: Series) -> None:
@@ -148,7 +159,7 @@ def _anchor(heading: str) -> str:
 
 def test_the_scrape_example_loads_the_alerts_and_names_each_role() -> None:
     config = yaml.safe_load(SCRAPE.read_text("utf-8"))
-    assert config["rule_files"] == [ALERTS.name]
+    assert config["rule_files"] == [ALERTS.name, RECORDING.name]
     jobs = {job["job_name"] for job in config["scrape_configs"]}
     assert jobs == {f"gridveil-{role}" for role in ("aggregator", "keyholder", "totals")}
 

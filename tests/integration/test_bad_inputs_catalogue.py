@@ -17,8 +17,8 @@ from gridveil_services.rpc.errors import CODES
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "bad-inputs.md").read_text("utf-8")
 NOT_BUILT_HEADING = "## Not built yet"
-LAST = 110
-UNUSED = {35, 41, 42, 45, 57, 65, 67, 74}
+LAST = 151
+UNUSED = {35, 41, 42, 45, 57, 65, 67, 74, *range(111, 141)}
 """Numbers that no row has."""
 
 SERVICES = "integration/test_bad_inputs_services.py"
@@ -31,6 +31,9 @@ LIMITS = "integration/test_rpc_limits.py"
 MESSAGES = "integration/test_rpc_messages.py"
 
 TELEGRAMS = "unit/test_meters_p1.py"
+FEEDERS = "unit/test_feeder.py"
+SERIES = "unit/test_watchdog_series.py"
+RECONCILED = "unit/test_cli_reconcile.py"
 HOME = "integration/test_meters_gateway.py"
 
 MALFORMED_CALL = f"{SERVICES}::test_a_malformed_call_of_any_method_is_refused_by_its_reason"
@@ -303,6 +306,29 @@ TESTED: dict[int, tuple[str, ...]] = {
         f"{TELEGRAMS}::test_a_line_that_is_not_as_the_standard_says_is_named_and_nothing_is_read",
     ),
     110: (f"{HOME}::test_a_live_meter_whose_clock_is_wrong_is_not_believed",),
+    141: (f"{FEEDERS}::test_what_is_no_such_csv_is_refused",),
+    142: (f"{FEEDERS}::test_a_time_or_number_that_is_none_is_refused_by_its_line",),
+    143: (
+        f"{FEEDERS}::test_a_window_that_is_there_twice_is_refused",
+        f"{FEEDERS}::test_a_file_above_its_bounds_is_refused",
+    ),
+    144: (f"{FEEDERS}::test_a_file_above_its_bounds_is_refused",),
+    145: (
+        f"{FEEDERS}::test_a_feeder_in_other_windows_is_refused",
+        f"{RECONCILED}::test_a_feeder_off_the_citys_grid_is_refused",
+    ),
+    146: (
+        f"{FEEDERS}::test_a_feeder_in_other_windows_is_refused",
+        f"{RECONCILED}::test_a_feeder_of_hours_is_not_compared_with_quarter_hours",
+    ),
+    147: (f"{SERIES}::test_what_is_no_answer_to_a_range_query_is_refused",),
+    148: (f"{SERIES}::test_what_is_no_answer_to_a_range_query_is_refused",),
+    149: (
+        f"{SERIES}::test_what_is_no_answer_to_a_range_query_is_refused",
+        f"{SERIES}::test_a_sample_is_about_the_window_that_ends_with_it",
+    ),
+    150: (f"{SERIES}::test_what_is_no_answer_to_a_range_query_is_refused",),
+    151: (f"{SERIES}::test_a_file_above_its_bound_is_refused",),
 }
 """The tests of each row, by file and name."""
 

@@ -17,6 +17,9 @@ from gridveil.protocol.release import ENTRY_BYTES
 from gridveil.protocol.v1.keyholder_pb2 import EntryChunk, ReleaseMessage
 from gridveil.protocol.windows import lane_of
 from gridveil.verification import verify_total
+from gridveil_services.keyholder.differencing import Difference
+from gridveil_services.keyholder.keyholder import KeyHolder
+from gridveil_services.keyholder.observer import Unobserved
 from tests.support.keyholders import PreparedCity, prepare_city, refusal_of, state_of
 from tests.support.reports import BuiltRelease, build_release, build_report
 
@@ -322,3 +325,35 @@ def test_every_window_is_settled_after_a_long_stop(city: PreparedCity) -> None:
     with city.open(ManualClock(city.expires + 20 * 900)) as keyholder:
         final = [keyholder.ledger.is_final(city.window + at * 900) for at in range(22)]
         assert final == [True] * 21 + [False]
+
+
+class Compared(Unobserved):
+    """Notes how far cohorts were from those before."""
+
+    def __init__(self) -> None:
+        self.told: list[Difference] = []
+
+    def cohort_compared(self, difference: Difference) -> None:
+        self.told.append(difference)
+
+
+def test_totals_that_can_be_subtracted_to_a_few_meters_are_told(city: PreparedCity) -> None:
+    """Each of them stands: what is released must not depend on what others are."""
+    compared, clock = Compared(), ManualClock(city.closes)
+    keyholder = KeyHolder(city.config, clock, observer=compared)
+    try:
+        for at, left_out in enumerate((0, 0, 3, 20)):
+            window = city.window + at * 900
+            reports = [
+                build_report(city.parameters, meter, window, (100, 0))
+                for meter in city.meters[left_out:]
+            ]
+            clock.move_to(city.closes + at * 900)
+            built = build_release(
+                city.parameters, city.roster_version, reports, enrolled=len(city.meters)
+            )
+            keyholder.releases.release(built.messages())
+    finally:
+        keyholder.close()
+    assert compared.told == [Difference.SAME, Difference.FEW, Difference.MANY]
+    assert len(city.totals()) == 4

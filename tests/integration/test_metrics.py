@@ -13,7 +13,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from gridveil.protocol.errors import MalformedInput, Reason
-from gridveil_services.aggregator.metrics import AggregatorMetrics
+from gridveil_services.aggregator.metrics import AggregatorMetrics, LaneReports
+from gridveil_services.keyholder.differencing import Difference
 from gridveil_services.metrics.config import MetricsSection, address_of
 from gridveil_services.metrics.exposition import MOST_CONNECTIONS, MetricsServer
 from tests.support.aggregators import IngestHarness
@@ -86,12 +87,52 @@ def test_a_keyholder_tells_what_is_left_of_its_budgets(played: Played) -> None:
     assert value(found, f"{prefix}_log_records") > 3
 
 
+def test_a_keyholder_tells_of_suspects_and_of_cohorts_that_were_compared(played: Played) -> None:
+    found = played.series("keyholder")
+    for evidence in ("strong", "proven"):
+        assert value(found, "gridveil_keyholder_suspects", evidence=evidence) == 0
+    for difference in Difference:  # there was one total only
+        cohorts = "gridveil_keyholder_cohorts_total"
+        assert value(found, cohorts, difference=difference.value) == 0
+
+
+def test_reports_are_counted_by_lane_once_their_window_is_sealed(played: Played) -> None:
+    lanes = {
+        dict(labels)["lane"]: number
+        for (name, labels), number in played.series("aggregator").items()
+        if name == "gridveil_lane_reports"
+    }
+    assert sorted(lanes) == [str(lane) for lane in range(played.city.stored_window().lanes)]
+    assert sum(lanes.values()) == METERS
+
+
+def test_a_lane_without_a_report_is_zero_and_windows_that_are_open_are_not_told(
+    tmp_path: Path,
+) -> None:
+    harness = IngestHarness(tmp_path, meters=300)
+    try:
+        told = LaneReports(harness.store)
+        assert told.look() is None
+        first = harness.report(0)
+        harness.submit(first)
+        assert told.look() is None
+        harness.store.seal(WINDOW)
+        found = told.look()
+    finally:
+        harness.close()
+    assert found is not None
+    assert len(found) > 1
+    assert sorted(found.values()) == [0.0] * (len(found) - 1) + [1.0]
+
+
 def test_totals_tell_how_far_they_have_read(played: Played) -> None:
     found = played.series("totals")
     assert value(found, "gridveil_totals_newest_window_end_timestamp_seconds") == WINDOW + 900
     assert value(found, "gridveil_totals_log_records") == value(
         played.series("keyholder"), "gridveil_keyholder_log_records"
     )
+    assert value(found, "gridveil_totals_newest_coverage_ratio") == 1
+    assert value(found, "gridveil_totals_newest_lanes_left_out") == 0
     expires = value(found, "gridveil_certificate_expiry_timestamp_seconds")
     assert expires > WINDOW
 
@@ -115,6 +156,7 @@ def test_no_reading_no_total_no_meter_and_no_key_is_in_them(played: Played) -> N
 
 def test_what_tells_one_series_from_another_comes_from_closed_lists(played: Played) -> None:
     allowed = {"method", "code", "reason", "outcome", "stage", "phase", "condition", "le"}
+    allowed |= {"difference", "evidence", "lane"}
     described = {"role", "version", "python"}
     for role in played.texts:
         for name, labels in played.series(role):

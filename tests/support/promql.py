@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 WORDS = frozenset(
     {
-        *("and", "or", "unless", "by", "without", "bool", "on", "ignoring"),
+        *("and", "or", "unless", "by", "without", "bool", "on", "ignoring", "offset"),
         *("sum", "min", "max", "avg", "count", "rate", "increase", "time", "histogram_quantile"),
     }
 )
 """Keywords and functions; an unknown one is taken for a metric, which then does not exist."""
 
 _LISTS = re.compile(r"\b(by|without|on|ignoring)\s*\(([^)]*)\)")
+_TIMES = re.compile(r"\[[^\]]*\]|\boffset\s+-?[0-9]+[a-z]+")
 _SELECTOR = re.compile(r"([A-Za-z_:][A-Za-z0-9_:]*)\s*(\{([^}]*)\})?")
 _MATCHER = re.compile(r'\s*([A-Za-z_][A-Za-z0-9_]*)\s*(=~|!~|!=|=)\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
 
@@ -39,7 +40,7 @@ def question(expression: str) -> Question:
     grouped = {
         label.strip() for _, labels in _LISTS.findall(expression) for label in labels.split(",")
     }
-    left = re.sub(r"\[[^\]]*\]", "", _LISTS.sub(" ", expression))
+    left = _TIMES.sub(" ", _LISTS.sub(" ", expression))
     selectors = []
     for found in _SELECTOR.finditer(left):
         if found[1] in WORDS and found[2] is None:

@@ -191,6 +191,7 @@ main()
         ("gridveil_services.keyholder.cli", ["keyholder", "serve"], "gridveil-services[keyholder]"),
         ("gridveil_services.totals.cli", ["totals", "serve", "--config", "x"], "gridveil-services"),
         ("hdrh", ["loadtest", "--meters", "100", "--windows", "1"], "gridveil[loadtest]"),
+        ("river", ["totals", "watchdog", "--totals", "x"], "gridveil[watchdog]"),
     ],
 )
 def test_a_command_that_misses_its_modules_says_what_to_install(
@@ -227,7 +228,7 @@ try:
     main()
 except SystemExit:
     pass
-roots = ("gridveil", "gridveil_services", "tenseal")
+roots = ("gridveil", "gridveil_services", "river", "tenseal")
 print("loaded", *(name for name in sys.modules if name.split(".")[0] in roots))
 """
 
@@ -236,7 +237,8 @@ print("loaded", *(name for name in sys.modules if name.split(".")[0] in roots))
     ("typed", "absent"),
     [
         (["version"], ("gridveil_services.", "tenseal")),
-        (["totals", "list", "--profile", "x"], ("gridveil_services.", "tenseal")),
+        (["totals", "list", "--profile", "x"], ("gridveil_services.", "tenseal", "river")),
+        (["totals", "watchdog", "--help"], ("gridveil_services.", "tenseal", "river")),
         (["loadtest", "--help"], ("gridveil_services.", "tenseal")),
         (
             ["totals", "serve", "--help"],

@@ -172,3 +172,17 @@ def test_a_damaged_store_is_refused_and_says_what_to_do(suspicions: Suspicions, 
     with pytest.raises(IntegrityLost, match=r"move suspicions\.db away") as error:
         Suspicions(path)
     assert error.value.reason is Reason.PARTIAL_CORRUPT
+
+
+def test_suspects_are_counted_once_each_by_what_speaks_against_them(
+    suspicions: Suspicions,
+) -> None:
+    assert suspicions.count(10) == (0, 0)
+    proven, liar = LANES[1][0], LANES[0][0]
+    suspicions.record(LENGTH, [], [proven], LANES)
+    assert suspicions.count(10) == (0, 1)
+    for at in range(2, 9):
+        others = [lane[at % 10] for lane in LANES[1:]]
+        suspicions.record(at * LENGTH, [[liar, proven, *others]], [], [LANES[0][1:], *LANES[2:]])
+    assert suspicions.count(10) == (1, 1)
+    assert suspicions.count(MOST_BITS + 1) == (0, 1)

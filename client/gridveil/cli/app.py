@@ -16,8 +16,10 @@ from gridveil.cli import (
     log,
     meter_gateway,
     meters,
+    reconcile,
     totals,
     totals_export,
+    watchdog,
 )
 from gridveil.cli.arguments import JsonOption
 from gridveil.cli.extensions import RootGroup
@@ -40,6 +42,8 @@ app = typer.Typer(
     "Start with: gridveil demo",
     epilog=EXIT_CODES,
 )
+totals.app.command("reconcile")(reconcile.reconcile_totals)
+totals.app.command("watchdog")(watchdog.watch_over)
 enrolment.app.command()(meters.simulate)
 enrolment.app.command()(meter_gateway.run)
 enrolment.app.command()(household.check)

@@ -31,6 +31,7 @@ _EXTRAS = {
     "tenseal": "gridveil[meter]",
     "zstandard": "gridveil[meter]",
     "hdrh": "gridveil[loadtest]",
+    "river": "gridveil[watchdog]",
     "demandlib": "gridveil[profiles]",
     "pandas": "gridveil[profiles]",
 }

@@ -122,6 +122,33 @@ class AggregatorMetrics(ProcessMetrics):
             "Time since the end of the oldest window that is not settled; 0 if there is none.",
             lambda: oldest_unsettled_s(store, clock.now()),
         )
+        gauge(
+            "gridveil_lane_reports",
+            "Reports in each lane of the newest window that is sealed or released.",
+            LaneReports(store).look,
+            "lane",
+        )
+
+
+class LaneReports:
+    """Reports by lane, read once a window: they do not change any more."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._window: int | None = None
+        self._found: dict[str, float] = {}
+
+    def look(self) -> dict[str, float] | None:
+        """By lane, none left out; None while no window is sealed or released."""
+        held = [w for w in self._store.windows() if w.phase in (Phase.SEALED, Phase.RELEASED)]
+        if not held:
+            return None
+        newest = held[-1]
+        if newest.start != self._window:
+            counts = {lane.lane: lane.count for lane in self._store.lane_sums(newest.start)}
+            self._found = {str(lane): float(counts.get(lane, 0)) for lane in range(newest.lanes)}
+            self._window = newest.start
+        return self._found
 
 
 def _outcome(phase: Phase | None) -> str:

@@ -105,10 +105,10 @@ def replay(
         raise MalformedInput(
             Reason.CONFIG_INVALID, "name a file of totals and the rules, or a journal"
         )
+    from gridveil.totals_file import read_totals
     from gridveil_services.controller.openadr import usage_report
     from gridveil_services.controller.replay import replay as replayed
     from gridveil_services.controller.rules import ControlRules
-    from gridveil_services.controller.totals_file import read_totals
 
     pinned = load_profile(profile) if profile else None
     rows, loaded = read_totals(totals, pinned), ControlRules.load(rules)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.release import Total
+from gridveil.totals_file import Row
 from gridveil_services.controller.core import Event, Gap, Settled, Signal, State, Tick, step
 from gridveil_services.controller.rules import ControlRules
-from gridveil_services.controller.totals_file import Row
 
 MOST_WINDOWS = 1_000_000
 

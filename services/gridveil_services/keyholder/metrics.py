@@ -6,9 +6,13 @@ from prometheus_client import Counter, Histogram
 
 from gridveil.protocol.errors import Reason
 from gridveil.protocol.refusal_lock import DAY_MS
+from gridveil_services.keyholder.differencing import Difference
 from gridveil_services.keyholder.keyholder import KeyHolder
 from gridveil_services.keyholder.policy import noise_policy
 from gridveil_services.metrics.instruments import RELEASE_BUCKETS_S, ProcessMetrics
+
+STRONG_BITS = 10.0
+"""1,000 to 1 (docs/operations.md)."""
 
 
 class KeyHolderMetrics(ProcessMetrics):
@@ -36,6 +40,13 @@ class KeyHolderMetrics(ProcessMetrics):
             registry=self.registry,
         )
         self._opened, self._failed = lanes.labels("opened"), lanes.labels("failed")
+        cohorts = Counter(
+            "gridveil_keyholder_cohorts",
+            "Totals by how far the nearest other of the last four cohorts is; few: 1 to 4 meters.",
+            ["difference"],
+            registry=self.registry,
+        )
+        self._cohorts = {found: cohorts.labels(found.value) for found in Difference}
 
     def release_ended(self, outcome: str, reason: Reason | None, seconds: float) -> None:
         self._releases.labels(outcome, "" if reason is None else reason.value).inc()
@@ -44,6 +55,9 @@ class KeyHolderMetrics(ProcessMetrics):
     def lanes_decrypted(self, opened: int, failed: int) -> None:
         self._opened.inc(opened)
         self._failed.inc(failed)
+
+    def cohort_compared(self, difference: Difference) -> None:
+        self._cohorts[difference].inc()
 
     def look_at(self, keyholder: KeyHolder) -> None:
         """Tell of the log, the lock and the budgets."""
@@ -75,6 +89,12 @@ class KeyHolderMetrics(ProcessMetrics):
             lambda: ledger.last_released_at_ms / 1000,
         )
         gauge(
+            "gridveil_keyholder_suspects",
+            "Meters that are suspected of making lanes fail: by 10 bits or more, or proven.",
+            lambda: suspects(keyholder),
+            "evidence",
+        )
+        gauge(
             "gridveil_keyholder_privacy_budget_left_ratio",
             "What is left of today's privacy budget, 0 to 1; absent in a city without noise.",
             lambda: privacy_left(keyholder),
@@ -91,6 +111,12 @@ def refusals_today(keyholder: KeyHolder) -> int:
     """Since the last unlocking, within the 24 hours before now."""
     since = int(keyholder.clock.now() * 1000) - DAY_MS
     return sum(since < at for at in keyholder.ledger.refusals.refusals)
+
+
+def suspects(keyholder: KeyHolder) -> dict[str, float]:
+    """How many there are by evidence, each counted once."""
+    strong, proven = keyholder.suspicions.count(STRONG_BITS)
+    return {"strong": float(strong), "proven": float(proven)}
 
 
 def privacy_left(keyholder: KeyHolder) -> float | None:

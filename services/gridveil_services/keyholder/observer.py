@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gridveil.protocol.errors import Reason
+from gridveil_services.keyholder.differencing import Difference
 
 
 class ReleaseObserver(Protocol):
@@ -16,6 +17,9 @@ class ReleaseObserver(Protocol):
     def lanes_decrypted(self, opened: int, failed: int) -> None:
         """Lanes of one window were decrypted: so many opened, so many did not."""
 
+    def cohort_compared(self, difference: Difference) -> None:
+        """A total was released whose cohort is so far from those of the totals before it."""
+
 
 class Unobserved:
     """Tells nobody."""
@@ -24,4 +28,7 @@ class Unobserved:
         pass
 
     def lanes_decrypted(self, opened: int, failed: int) -> None:
+        pass
+
+    def cohort_compared(self, difference: Difference) -> None:
         pass

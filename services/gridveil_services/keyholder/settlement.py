@@ -29,6 +29,7 @@ from gridveil.protocol.slots import GROUP_ORDER
 from gridveil.protocol.v1.log_pb2 import DestructionCause
 from gridveil.tracing.spans import Tracer, Untraced
 from gridveil_services.keyholder.cohort import NOTHING_KNOWN, Known
+from gridveil_services.keyholder.differencing import Cohorts
 from gridveil_services.keyholder.epoch_keys import EpochKeys, EpochRing, OpeningFailed
 from gridveil_services.keyholder.ledger import Ledger, LoggedEpoch
 from gridveil_services.keyholder.membership import Membership
@@ -96,6 +97,7 @@ class Settlement:
         tracer: Tracer | None = None,
     ) -> None:
         self._observer = observer or Unobserved()
+        self._cohorts = Cohorts()
         self._tracer = tracer or Untraced()
         self._policy = policy
         self._pins = pins
@@ -135,6 +137,8 @@ class Settlement:
         if epoch is not None:
             self._retire_if_spent(epoch)
         self._suspect(release, outcome)
+        if opening is not None:
+            self._compare(release, outcome)
         return opening is not None
 
     def refuse(self, window_start: int, digest: bytes, failures: int = 0) -> None:
@@ -257,6 +261,17 @@ class Settlement:
         except Exception as error:  # no hint is worth the answer to a release
             window_start = release.header.window_start
             _log.error("suspicions cannot be recorded", window=window_start, exc_info=error)
+
+    def _compare(self, release: SpooledRelease, outcome: Outcome) -> None:
+        """Tell if the total can be subtracted from another one of nearly the same meters."""
+        try:
+            difference = self._cohorts.compare(meters_of(release, outcome.passed))
+        except Exception as error:  # no hint is worth the answer to a release
+            window_start = release.header.window_start
+            _log.error("cohorts cannot be compared", window=window_start, exc_info=error)
+            return
+        if difference is not None:
+            self._observer.cohort_compared(difference)
 
     def _stop(self) -> Never:
         """The machine failed between a claim and its outcome: a restart makes it good."""

@@ -72,6 +72,9 @@ _CLEAR = (
     "DELETE FROM suspects WHERE score <= 0 AND proven = 0",
     "UPDATE suspects SET score = 0 WHERE score < 0",
 )
+_COUNT = """
+SELECT coalesce(sum(proven = 0 AND score >= ?), 0), coalesce(sum(proven > 0), 0) FROM suspects
+"""
 _RANKING = """
 SELECT meter_id, windows, failed, proven, score FROM suspects
 ORDER BY proven DESC, score DESC, meter_id LIMIT ?
@@ -172,6 +175,20 @@ class Suspicions:
             except apsw.Error:
                 raise _unavailable() from None
         return [Suspect(*row) for row in rows]
+
+    def count(self, bits: float) -> tuple[int, int]:
+        """Meters with so high a score that are not proven, and meters that are.
+
+        Raises:
+            Unavailable: STORE_UNAVAILABLE
+        """
+        with self._lock:
+            try:
+                row: Any = self._database.execute(_COUNT, (bits,)).fetchone()
+            except apsw.Error:
+                raise _unavailable() from None
+        strong, proven = row
+        return strong, proven
 
     def forget(self, meter_ids: Sequence[bytes]) -> None:
         """Keep nothing of meters that were withdrawn.
