@@ -148,7 +148,7 @@ def test_days_are_those_of_the_zone(tmp_path: Path) -> None:
 def test_a_zone_that_there_is_not_is_refused(tmp_path: Path, zone: str) -> None:
     ended = reconcile(tmp_path, [settled(0, 1)], {at(0): 1}, "--zone", zone)
     assert (ended.exit_code, ended.stdout) == (2, "")
-    assert ended.stderr == "CONFIG_INVALID: this is no time zone that is known here\n"
+    assert ended.stderr == "CONFIG_INVALID: there is no time zone of this name\n"
 
 
 def test_a_feeder_of_hours_is_not_compared_with_quarter_hours(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def _basis(row: Day | Window) -> str:
 
 
 def _caption(found: Reconciliation, terms: Terms) -> str:
-    said = [f"Days are those of {terms.str(zone)}."]
+    said = [f"Days are those of {terms.zone}."]
     if any(day.estimated for day in found.days):
         said.append("ESTIMATED: scaled from the meters that reported to all enrolled.")
     if any(day.comparison and day.comparison.noise_wh for day in found.days):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from gridveil.days import time_zone
 from gridveil.protocol.errors import MalformedInput, Reason
@@ -104,9 +105,16 @@ def step(watchdog: Watchdog, seen: Observation) -> tuple[Watchdog, tuple[Finding
 
 def replay(limits: Limits, seen: Iterable[Observation]) -> list[Finding]:
     """What is found in windows from the first one on; as :func:`step` by step, without copies."""
-    found: list[Finding] = []
-    watchdog: Watchdog | None = None
+    source = iter(seen)
+    first = next(source, None)
+    if first is None:
+        return []
+    return learn(Watchdog(limits, first.length), chain((first,), source))[1]
+
+
+def learn(watchdog: Watchdog, seen: Iterable[Observation]) -> tuple[Watchdog, list[Finding]]:
+    """What is known after many windows, and what was found in them; as :func:`step` by step."""
+    after, found = copy.deepcopy(watchdog), list[Finding]()
     for observation in seen:
-        watchdog = watchdog or Watchdog(limits, observation.length)
-        found += watchdog._look(observation)
-    return found
+        found += after._look(observation)
+    return after, found

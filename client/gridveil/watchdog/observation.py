@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.reconcile import Settled, net, scaled, window_length
-from gridveil.settlements import NotReleased, NotReleasedReason, ReleasedTotal
+from gridveil.settlements import NotReleased, NotReleasedReason, Outcome, ReleasedTotal
 
 MOST_WINDOWS = 1_000_000
 
@@ -85,16 +85,30 @@ def observations(
         raise MalformedInput(Reason.RANGE_INVALID, "these are more than 1,000,000 windows")
     feeder, told = feeder or {}, told or {}
     return [
-        Observation(
+        observation(
             window,
             length,
-            _counted(outcomes.get(window)),
-            _refused(outcomes.get(window)),
+            outcomes.get(window),
             feeder.get(window),
             told.get(window, NOTHING_TOLD),
         )
         for window in windows
     ]
+
+
+def observation(
+    window_start: int,
+    length: int,
+    outcome: Outcome | None,
+    feeder_wh: int | None = None,
+    told: Told = NOTHING_TOLD,
+) -> Observation:
+    """What is known of one window; without an outcome it is not settled.
+
+    Raises:
+        MalformedInput: as :func:`observations`.
+    """
+    return Observation(window_start, length, _counted(outcome), _refused(outcome), feeder_wh, told)
 
 
 def _counted(outcome: object) -> Counted | None:
