@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import forecast, ingest, meter, release, store, verification
+from benchmarks import control, forecast, ingest, meter, release, store, verification
 
 ALL = {
     "meter": meter.main,
@@ -14,6 +14,7 @@ ALL = {
     "verification": verification.main,
     "store": store.main,
     "forecast": forecast.main,
+    "control": control.main,
 }
 
 

@@ -38,6 +38,12 @@ class ControllerMetrics(ProcessMetrics):
             registry=self.registry,
         )
 
+        for failure in Failure:
+            self._failures.labels(failure.value)
+        for kind in Kind:
+            for delivery in (Delivery.DELIVERED, Delivery.REFUSED, Delivery.SUPERSEDED):
+                self._deliveries.labels(kind.name, delivery.name)
+
     def signalled(self, signal: Signal) -> None:
         self._signals.labels(str(signal.level), signal.basis.value, signal.cause.value).inc()
 
