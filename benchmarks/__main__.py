@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import forecast, ingest, meter, release, store, verification, watchfulness
+from benchmarks import (
+    control,
+    forecast,
+    ingest,
+    meter,
+    release,
+    store,
+    verification,
+    watchfulness,
+)
 
 ALL = {
     "meter": meter.main,
@@ -15,6 +24,7 @@ ALL = {
     "store": store.main,
     "forecast": forecast.main,
     "watchfulness": watchfulness.main,
+    "control": control.main,
 }
 
 

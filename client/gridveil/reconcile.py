@@ -19,7 +19,7 @@ from itertools import groupby
 
 from gridveil.days import day_of, windows_of
 from gridveil.protocol.errors import MalformedInput, Reason
-from gridveil.reporting import EXPORT_REGISTER, IMPORT_REGISTER
+from gridveil.register_names import EXPORT_REGISTER, IMPORT_REGISTER
 from gridveil.settlements import NotReleased, Outcome, ReleasedTotal
 
 Settled = tuple[Outcome, Mapping[str, float]]

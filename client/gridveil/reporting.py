@@ -17,12 +17,10 @@ from gridveil.protocol.layout import sha256
 from gridveil.protocol.parameter_sets import parameter_set
 from gridveil.protocol.report import FLAGS_KNOWN, Claim, Report, seal_data, sign_report
 from gridveil.protocol.sealing import seal, shared_key
+from gridveil.register_names import EXPORT_REGISTER, IMPORT_REGISTER
 
 if TYPE_CHECKING:
     from gridveil.encryption import Encryptor
-
-IMPORT_REGISTER = "import_wh"
-EXPORT_REGISTER = "export_wh"
 
 _EPOCHS_KEPT = 4
 _WINDOWS_KEPT = 8

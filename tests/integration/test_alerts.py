@@ -161,7 +161,9 @@ def test_the_scrape_example_loads_the_alerts_and_names_each_role() -> None:
     config = yaml.safe_load(SCRAPE.read_text("utf-8"))
     assert config["rule_files"] == [ALERTS.name, RECORDING.name]
     jobs = {job["job_name"] for job in config["scrape_configs"]}
-    assert jobs == {f"gridveil-{role}" for role in ("aggregator", "keyholder", "totals")}
+    assert jobs == {
+        f"gridveil-{role}" for role in ("aggregator", "controller", "keyholder", "totals")
+    }
 
 
 def test_the_manual_lists_every_metric_and_no_other(texts: dict[str, str]) -> None:

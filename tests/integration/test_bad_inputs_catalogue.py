@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "bad-inputs.md").read_text("utf-8")
 NOT_BUILT_HEADING = "## Not built yet"
 LAST = 151
-UNUSED = {35, 41, 42, 45, 57, 65, 67, 74, *range(111, 141)}
+UNUSED = {45, 57, 65, 67, 74, *range(111, 141)}
 """Numbers that no row has."""
 
 SERVICES = "integration/test_bad_inputs_services.py"
@@ -243,6 +243,12 @@ TESTED: dict[int, tuple[str, ...]] = {
         BAD_REPORT,
         "integration/test_keyholder_service.py::test_extreme_headers_are_refused",
     ),
+    35: ("unit/test_control_journal.py::test_nothing_is_signalled_before_anything_happened",),
+    41: (
+        "unit/test_control_history.py::test_what_is_no_day_is_refused",
+        "unit/test_control_history.py::test_a_day_too_far_away_is_refused",
+    ),
+    42: ("integration/test_controller_service.py::test_a_time_before_all_time_is_refused",),
     91: (
         "integration/test_rpc_drain.py"
         "::test_call_in_progress_ends_and_new_ones_are_told_to_come_back",

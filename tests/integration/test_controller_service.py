@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import aclosing, closing, suppress
@@ -297,6 +298,31 @@ def test_the_command_watches_from_a_time_on(city: ControlledCity) -> None:
 
     found = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [one["number"] for one in found] == [signal.number for signal in everything]
+
+
+class EnoughSaid(Exception):
+    """A watch has no end of its own."""
+
+
+def test_the_sample_of_the_manual_does_what_it_says(
+    city: ControlledCity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "control.md").read_text("utf-8")
+    (sample,) = re.findall(r"^```python\n(.*?)^```$", manual, re.M | re.S)
+    city.release(0, 930_000)
+    city.until(lambda signal: signal.basis is Basis.MEASURED)
+    told: list[tuple[object, ...]] = []
+
+    def show(*words: object) -> None:
+        told.append(words)
+        if len(told) == 2:
+            raise EnoughSaid
+
+    monkeypatch.chdir(city.paths.folder.parent)
+    with pytest.raises(EnoughSaid):
+        exec(sample, {"print": show})  # noqa: S102 - the point of the test
+
+    assert told == [(2, "MEASURED", "CAPACITY"), (city.clock.now(), 2, 930_000)]
 
 
 def test_events_for_a_program_are_shown_though_nobody_is_sent_them(tmp_path: Path) -> None:

@@ -157,6 +157,7 @@ def test_no_reading_no_total_no_meter_and_no_key_is_in_them(played: Played) -> N
 def test_what_tells_one_series_from_another_comes_from_closed_lists(played: Played) -> None:
     allowed = {"method", "code", "reason", "outcome", "stage", "phase", "condition", "le"}
     allowed |= {"difference", "evidence", "lane"}
+    allowed |= {"level", "basis", "cause", "kind"}
     described = {"role", "version", "python"}
     for role in played.texts:
         for name, labels in played.series(role):

@@ -13,11 +13,16 @@ import pytest
 from gridveil.outbox import Outbox
 from gridveil.protocol.v1 import aggregator_pb2
 from gridveil_services.aggregator.serve import STORE_FILE
+from gridveil_services.totals.config import TotalsConfig
+from gridveil_services.totals.serve import TotalsProcess
 from tests.support.aggregators import LENGTH, LocalCity
+from tests.support.controllers import running_controller
 from tests.support.reports import WINDOW
 
 TEXT = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text("utf-8")
-ROWS = re.findall(r"^\| (aggregator|key-holder|published|meter) `([\w./]+)` \|", TEXT, re.MULTILINE)
+ROWS = re.findall(
+    r"^\| (aggregator|controller|key-holder|published|meter) `([\w./]+)` \|", TEXT, re.MULTILINE
+)
 METERS = 110
 
 
@@ -83,6 +88,20 @@ def test_the_key_holder_stores_what_the_table_lists(city: LocalCity) -> None:
 
 def test_the_key_holder_publishes_what_the_table_lists(city: LocalCity) -> None:
     assert plain_files(city.keyholder_config.published) == told("published")
+
+
+def test_the_controller_stores_what_the_table_lists(city: LocalCity) -> None:
+    """It sees the released window, so it remembers a checkpoint."""
+    totals = TotalsProcess(TotalsConfig.load(city.paths.config("totals")))
+    try:
+        totals.start()
+        with running_controller(city.paths, city.clock) as controller:
+            state = controller.journal.parent
+            found = {table for path in databases(state) for table in tables(path)}
+            files = {name for name in plain_files(state) if not name.endswith(".lock")}
+            assert found | files == told("controller")
+    finally:
+        totals.stop()
 
 
 def test_a_meter_stores_what_the_table_lists(city: LocalCity, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from gridveil_services.bootstrap.city import CityOptions, create_city
 from gridveil_services.bootstrap.layout import CityPaths
 from gridveil_services.controller.config import ControllerConfig
 from gridveil_services.controller.serve import JOURNAL_FILE, ControllerProcess
+from gridveil_services.metrics.config import Address
 from gridveil_services.totals.config import TotalsConfig
 from gridveil_services.totals.serve import TotalsProcess
 from tests.support.city import MIDNIGHT
@@ -54,10 +55,12 @@ class RunningController:
 
 
 @contextmanager
-def running_controller(paths: CityPaths, clock: ManualClock) -> Iterator[RunningController]:
+def running_controller(
+    paths: CityPaths, clock: ManualClock, metrics: Address | None = None
+) -> Iterator[RunningController]:
     """A controller with the usual rules, in a city that somebody else made and runs."""
     write_rules(paths)
-    config = ControllerConfig.load(paths.config("controller"))
+    config = replace(ControllerConfig.load(paths.config("controller")), metrics=metrics)
     process = ControllerProcess(config, clock)
     try:
         yield RunningController(process, process.start(), config.state / JOURNAL_FILE)

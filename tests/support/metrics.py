@@ -1,10 +1,10 @@
-"""A city whose three services serve metrics, played for one window, and what they then say."""
+"""A city whose services serve metrics, played for one window, and what they then say."""
 
 from __future__ import annotations
 
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from gridveil.protocol.v1 import aggregator_pb2
 from gridveil_services.totals.config import TotalsConfig
 from gridveil_services.totals.serve import TotalsProcess
 from tests.support.aggregators import LENGTH, LocalCity
+from tests.support.controllers import running_controller
 from tests.support.reports import WINDOW
 
 ANYWHERE = ("127.0.0.1", 0)
@@ -111,13 +112,16 @@ def played_city(folder: Path) -> Iterator[Played]:
         totals = TotalsProcess(
             replace(TotalsConfig.load(city.paths.config("totals")), metrics=ANYWHERE)
         )
-        totals.start()
-        try:
+        with ExitStack() as stack:
+            stack.callback(totals.stop)
+            totals.start()
+            controller = stack.enter_context(
+                running_controller(city.paths, city.clock, metrics=ANYWHERE)
+            )
             urls = {
                 "aggregator": city.aggregator.metrics_url,
+                "controller": controller.process.metrics_url,
                 "keyholder": city.keyholder_metrics_url,
                 "totals": totals.metrics_url,
             }
             yield Played(city, {role: scrape(url) for role, url in urls.items()})
-        finally:
-            totals.stop()

@@ -32,6 +32,9 @@ METERS = ("dsmr_parser", "dlms_cosem", "serial")
 TABLES = ("pyarrow", "pandas", "polars")
 KEYHOLDER = ("gridveil_services.keyholder",)
 TOTALS = ("gridveil_services.totals",)
+# A controller that sends nothing loads nothing to send with, and forecasts only when it is asked.
+SENDING = ("authlib", "httpx2")
+FORECASTING = ("sklearn", "scipy")
 
 ABSENT: dict[str, tuple[str, ...]] = {
     "gridveil_services.aggregator.serve": (
@@ -52,6 +55,18 @@ ABSENT: dict[str, tuple[str, ...]] = {
         *TRACING,
         *KEYHOLDER,
         *AGGREGATOR,
+    ),
+    "gridveil_services.controller.serve": (
+        *HOMOMORPHIC,
+        *DECODING,
+        *NOISE,
+        *COUNTING,
+        *TRACING,
+        *SENDING,
+        *FORECASTING,
+        *KEYHOLDER,
+        *AGGREGATOR,
+        *TOTALS,
     ),
     "gridveil_services.keyholder.serve": (*NOISE, *COUNTING, *TRACING, *AGGREGATOR),
     "gridveil.meter": (*METERS, *NOISE, *TRACING),
@@ -126,6 +141,9 @@ def test_contracts_hold() -> None:
         ("services/gridveil_services/aggregator", "import redis", "redis"),
         ("services/gridveil_services/aggregator/store", "from redis import Redis", "redis"),
         ("services/gridveil_services/rpc", "import prometheus_client", "metrics"),
+        ("services/gridveil_services/controller", "import gridveil_services.totals", "roles"),
+        ("services/gridveil_services/controller", "import tenseal", "keyless"),
+        ("services/gridveil_services/controller/vtn", "import httpx2", "vtn"),
         ("services/gridveil_services/keyholder", "import prometheus_client", "metrics"),
         ("services/gridveil_services/rpc", "from opentelemetry import trace", "tracing"),
         ("client/gridveil/tracing", "import opentelemetry", "tracing"),

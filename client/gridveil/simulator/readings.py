@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gridveil.protocol.city import CityPolicy
 from gridveil.protocol.errors import MalformedInput, Reason
-from gridveil.reporting import EXPORT_REGISTER, IMPORT_REGISTER
+from gridveil.register_names import EXPORT_REGISTER, IMPORT_REGISTER
 
 
 @dataclass(frozen=True)

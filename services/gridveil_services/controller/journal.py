@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 import msgspec
@@ -26,7 +26,6 @@ RETENTION_S = 400 * 86_400
 """How long events, windows and deliveries are kept: a year, and the weeks to compare it with."""
 
 _LOOK = "SELECT number, signal FROM journal"
-_EVENTS = msgspec.json.Decoder(Event)
 
 
 class Delivery(IntEnum):
@@ -218,13 +217,47 @@ class Journal:
             )
         ]
 
-    def entries(self) -> list[tuple[int, Event, State, bytes]]:
-        """Number, event, state and signal of every entry."""
-        rows = self._database.rows("SELECT number, event, state, signal FROM journal ORDER BY 1")
-        return [
-            (number, _EVENTS.decode(event), msgspec.json.decode(state, type=State), signal)
-            for number, event, state, signal in rows
-        ]
+    def next_parcel(self) -> tuple[Parcel | None, int]:
+        """What to send next, and how many events it supersedes: they are marked so.
+
+        Events of the newest signal come first, in their order; then reports, the oldest first.
+        """
+        with self._database.transaction() as writer:
+            writer.execute(
+                "UPDATE deliveries SET state = ?1 WHERE state = ?2 AND kind = ?3 AND number <"
+                " (SELECT max(number) FROM deliveries WHERE kind = ?3)",
+                (Delivery.SUPERSEDED, Delivery.PENDING, Kind.EVENT),
+            )
+            superseded = writer.changes()
+            rows: list[Any] = writer.execute(
+                "SELECT place, number, kind, name, body, tried FROM deliveries"
+                " WHERE state = 2 ORDER BY kind, place LIMIT 1"
+            ).fetchall()
+        for place, number, kind, name, body, tried in rows:
+            return Parcel(place, number, Kind(kind), name, body, bool(tried)), superseded
+        return None, superseded
+
+    def mark_tried(self, place: int, *, tried: bool) -> None:
+        """Note that the VTN may have an object, or that it has not."""
+        with self._database.transaction() as writer:
+            writer.execute("UPDATE deliveries SET tried = ? WHERE place = ?", (tried, place))
+
+    def conclude(self, place: int, delivery: Delivery) -> None:
+        """Note what became of an object that was pending."""
+        with self._database.transaction() as writer:
+            writer.execute(
+                "UPDATE deliveries SET state = ? WHERE place = ? AND state = 2", (delivery, place)
+            )
+
+    def send_nothing(self) -> None:
+        """Nobody is there to send to any more."""
+        with self._database.transaction() as writer:
+            writer.execute("UPDATE deliveries SET state = ? WHERE state = 2", (Delivery.NOT_SENT,))
+
+    def pending(self) -> int:
+        """How many objects wait to be sent."""
+        ((count,),) = self._database.rows("SELECT count(*) FROM deliveries WHERE state = 2")
+        return int(count)
 
     def prune(self, before: int) -> None:
         """Forget what is older than a time, but for the newest entry and the rules in force."""

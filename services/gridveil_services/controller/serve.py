@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from gridveil.clock import Clock
-from gridveil.protocol.errors import GridveilError
+from gridveil.protocol.errors import GridveilError, MalformedInput, Reason
 from gridveil.tracing.spans import make_tracer
 from gridveil_services.controller.config import ControllerConfig
 from gridveil_services.controller.follower import Follower
@@ -17,13 +17,19 @@ from gridveil_services.controller.forecasts import Forecasts
 from gridveil_services.controller.history import History, read_recorded
 from gridveil_services.controller.journal import Delivery, Journal
 from gridveil_services.controller.service import ControllerService, controller_binding
-from gridveil_services.controller.signalling import Drafts, Signaller, nothing_to_send
+from gridveil_services.controller.signalling import (
+    Drafts,
+    Signaller,
+    SignalObserver,
+    nothing_to_send,
+)
 from gridveil_services.controller.ticker import Ticker
 from gridveil_services.controller.vtn.drafts import Drafter
 from gridveil_services.rpc import Role, Server, ServerOptions, run_until_signal
 
 if TYPE_CHECKING:
     from gridveil_services.controller.metrics import ControllerMetrics
+    from gridveil_services.controller.vtn.sender import Sender
 
 JOURNAL_FILE = "controller.db"
 
@@ -51,8 +57,11 @@ class ControllerProcess:
             recorded = read_recorded(config.history, length) if config.history else {}
             history = History(rules, journal.windows(), recorded)
             metrics = _metrics(config)
-            observers = [] if metrics is None else [metrics]
+            observers: list[SignalObserver] = [] if metrics is None else [metrics]
             drafts = _drafts(config, journal)
+            self._sender = _sender(config, journal, metrics)
+            if self._sender is not None:
+                observers.append(self._sender)
             self.signaller = Signaller(rules, journal, history, clock, drafts, observers)
             self._follower = Follower(config.profile, rules, self.signaller, history, clock)
             self._journal, self._stop = journal, threading.Event()
@@ -75,6 +84,8 @@ class ControllerProcess:
         address = self.server.start()
         self._follower.start()
         self._ticker.start()
+        if self._sender is not None:
+            self._sender.start()
         return address
 
     def _look_back(self) -> None:
@@ -101,6 +112,8 @@ class ControllerProcess:
     def _stop_working(self) -> None:
         self._ticker.stop()
         self._follower.stop()
+        if self._sender is not None:
+            self._sender.stop()
 
     def _serve_metrics(
         self, config: ControllerConfig, metrics: ControllerMetrics | None, opened: ExitStack
@@ -110,7 +123,7 @@ class ControllerProcess:
         from gridveil_services.metrics.exposition import MetricsServer
 
         metrics.tell_of(self.server)
-        metrics.look_at(self.signaller, config.rules.window_length)
+        metrics.look_at(self.signaller, self._journal, config.rules.window_length)
         return opened.enter_context(MetricsServer(config.metrics, metrics.registry)).url
 
 
@@ -120,6 +133,25 @@ def _drafts(config: ControllerConfig, journal: Journal) -> Drafts:
         return nothing_to_send
     state = Delivery.NOT_SENT if vtn.access is None else Delivery.PENDING
     return Drafter(config.rules, vtn.program_id, vtn.report_event, journal.instance, state)
+
+
+def _sender(
+    config: ControllerConfig, journal: Journal, metrics: ControllerMetrics | None
+) -> Sender | None:
+    """Only where something is sent is what sends loaded."""
+    if config.vtn is None or config.vtn.access is None:
+        journal.send_nothing()
+        return None
+    try:
+        from gridveil_services.controller.vtn.client import VtnClient
+        from gridveil_services.controller.vtn.sender import Sender
+    except ModuleNotFoundError:
+        raise MalformedInput(
+            Reason.CONFIG_INVALID,
+            "vtn needs more: install it with: pip install 'gridveil-services[vtn]'",
+            field="vtn",
+        ) from None
+    return Sender(journal, config.vtn, VtnClient(config.vtn.access), metrics)
 
 
 def _options(config: ControllerConfig) -> ServerOptions:

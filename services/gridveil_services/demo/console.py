@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 from gridveil.clock import ScaledClock
 from gridveil.files import write_durably
-from gridveil.reporting import IMPORT_REGISTER
+from gridveil.register_names import IMPORT_REGISTER
 from gridveil_services.bootstrap.layout import CONTROLLER, CityPaths
 from gridveil_services.bootstrap.toml import Value, dumps
 from gridveil_services.demo.plan import WINDOW_S, DemoPlan

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gridveil.protocol.city import MIN_HONEST, MOST_FAILURES
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.refusal_lock import MOST_REFUSALS_PER_DAY
-from gridveil.reporting import EXPORT_REGISTER, IMPORT_REGISTER
+from gridveil.register_names import EXPORT_REGISTER, IMPORT_REGISTER
 from gridveil.simulator.csv_source import CsvSource
 from gridveil.simulator.readings import ReadingBounds, Readings, ReadingSource
 from gridveil.simulator.standard_load import StandardLoadSource

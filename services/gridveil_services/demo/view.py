@@ -13,7 +13,7 @@ from gridveil.cli.enrolment import suspect_json
 from gridveil.cli.output import print_json, utc, window_json
 from gridveil.operator import ReleasedTotal
 from gridveil.protocol.city import MIN_HONEST
-from gridveil.reporting import EXPORT_REGISTER, IMPORT_REGISTER
+from gridveil.register_names import EXPORT_REGISTER, IMPORT_REGISTER
 from gridveil.simulator.plan import Tally
 from gridveil_services.demo.inspection import LoggedEpoch
 from gridveil_services.demo.plan import LEFT_OUT_COVERAGE, DemoOptions
