@@ -21,6 +21,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 PACKAGE = "gridveil_services"
 ROLES = {
     "aggregator": ("metrics", "rpc", "aggregator"),
+    "console": ("rpc", "console"),
     "controller": ("metrics", "rpc", "controller"),
     "keyholder": ("metrics", "rpc", "releaselog", "keyholder"),
     "totals": ("metrics", "rpc", "releaselog", "totals"),

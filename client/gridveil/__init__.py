@@ -20,6 +20,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gridveil import tables
     from gridveil.clock import Clock, ManualClock, SystemClock
+    from gridveil.control import (
+        AsyncControlClient,
+        ControlClient,
+        ControlRules,
+        ControlSignal,
+        DemandForecast,
+        ForecastPoint,
+    )
     from gridveil.days import day_of, time_zone, windows_of
     from gridveil.household import Household, OwnReport, Standing
     from gridveil.meter import AsyncMeter, Meter, ReportStatus
@@ -48,13 +56,19 @@ if TYPE_CHECKING:
     from gridveil.verification import Verification, verify_total
 
 __all__ = [
+    "AsyncControlClient",
     "AsyncMeter",
     "AsyncOperator",
     "CityParameters",
     "CityPolicy",
     "Clock",
     "Conflict",
+    "ControlClient",
+    "ControlRules",
+    "ControlSignal",
+    "DemandForecast",
     "Exhausted",
+    "ForecastPoint",
     "GridveilError",
     "Household",
     "IntegrityLost",
@@ -96,6 +110,10 @@ __all__ = [
 
 _HOMES = {
     "gridveil.clock": ("Clock", "ManualClock", "SystemClock"),
+    "gridveil.control": (
+        *("AsyncControlClient", "ControlClient", "ControlRules", "ControlSignal"),
+        *("DemandForecast", "ForecastPoint"),
+    ),
     "gridveil.days": ("day_of", "time_zone", "windows_of"),
     "gridveil.household": ("Household", "OwnReport", "Standing"),
     "gridveil.meter": ("AsyncMeter", "Meter", "ReportStatus"),
