@@ -103,7 +103,11 @@ def test_every_settled_window_of_the_day_can_be_verified(
 @pytest.mark.parametrize(
     ("field", "spoil", "why"),
     [
-        ("total", None, "the figures shown are not those that were signed"),
+        ("sum", None, "the figures shown are not those that were signed"),
+        ("measured", None, "the figures shown are not those that were signed"),
+        ("estimated", None, "the figures shown are not those that were signed"),
+        ("count", None, "the figures shown are not those that were signed"),
+        ("lanes", None, "the figures shown are not those that were signed"),
         ("record", lambda text: text[:-8] + "AAAAAAA=", "not under the checkpoint"),
         ("hashes", lambda _: [], "too short"),
         ("index", lambda _: 0, "the proof is too short"),
@@ -121,13 +125,40 @@ def test_a_forged_proof_or_figure_is_said_loudly(
     if callable(spoil):
         page.route("**/api/proof/*", lambda route: altered(route, field, spoil))
     else:
-        page.route("**/api/day/*", lambda route: altered(route, "sum", one_more))
+        page.route("**/api/day/*", lambda route: altered(route, field, one_more))
 
-    city.release(4, 700_000)
+    city.release(4, 700_000, count=90)
 
     shown = page.locator(f"tr[data-window='{city.window(4)}'] .badge.bad")
     expect(shown).to_contain_text(why)
     expect(page.locator("#alarm")).to_contain_text("does not verify")
+
+
+def test_a_figure_that_changes_after_it_was_verified_is_said_loudly(
+    browser: Browser, city: WatchedCity
+) -> None:
+    page = signed_in(browser, city)
+    page.click("#verify-all")
+    expect(page.locator(".badge.good")).to_have_count(4)
+
+    page.route("**/api/day/*", lambda route: altered(route, "measured", one_more))
+    page.click("#today")
+
+    expect(page.locator(".badge.bad")).to_have_count(2)
+    expect(page.locator("#alarm")).to_contain_text("does not verify")
+
+
+def test_the_demand_at_the_top_is_verified_too(browser: Browser, city: WatchedCity) -> None:
+    page = signed_in(browser, city)
+    page.route("**/api/state", lambda route: altered(route, "newest", ten_more))
+
+    page.reload()
+
+    expect(page.locator("#alarm")).to_contain_text("the demand shown is not what was signed")
+
+
+def ten_more(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "sum": row["sum"] + 10}
 
 
 def one_more(sums: list[int | None]) -> list[int | None]:

@@ -13,7 +13,7 @@ import structlog
 
 from gridveil.clock import Clock
 from gridveil.operator import AsyncOperator, Outcome
-from gridveil.protocol.errors import Exhausted, GridveilError, Unavailable
+from gridveil.protocol.errors import Exhausted, GridveilError, Reason, Unavailable
 from gridveil.protocol.v1.log_pb2 import LogRecord
 from gridveil_services.console.hub import Hub
 from gridveil_services.console.model import (
@@ -98,12 +98,20 @@ class Feed:
         self._forecasts: dict[date, tuple[float, Mapping[int, ForecastPoint]]] = {}
 
     async def run(self) -> None:
-        """Follow both, until cancelled; ask now and then whether the totals service is there."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow_totals())
-            tasks.create_task(self._probe())
-            if self._controller is not None:
-                tasks.create_task(self._follow_signals(self._controller))
+        """Follow both, until cancelled; ask now and then whether the totals service is there.
+
+        A fault of our own ends it under an alarm: what is shown is not what there is any more.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_totals())
+                tasks.create_task(self._probe())
+                if self._controller is not None:
+                    tasks.create_task(self._follow_signals(self._controller))
+        except* Exception as faults:
+            _log.critical("nothing is followed any more", faults=_names(faults))
+            self.health.alarm = Reason.INTERNAL.value
+            self._totals_are(Reason.INTERNAL.value)
 
     async def forecast(self, day: date) -> Mapping[int, ForecastPoint]:
         """Of a day; empty while the controller has none."""
@@ -228,3 +236,14 @@ class Feed:
 
     def _aligned(self, at: float) -> int:
         return max(int(at) // self._model.length * self._model.length, self._model.length)
+
+
+def _names(faults: BaseExceptionGroup[BaseException]) -> list[str]:
+    """Kinds of what went wrong: their texts may have what no log is to have."""
+    return [
+        name
+        for fault in faults.exceptions
+        for name in (
+            _names(fault) if isinstance(fault, BaseExceptionGroup) else [type(fault).__name__]
+        )
+    ]

@@ -86,6 +86,7 @@ async function loadDay(day) {
   if (mine !== asked) return;
   shownDay = day;
   view = found;
+  view.windows.filter((window) => verdicts.has(window)).forEach(judge);
   $("day").textContent = day;
   $("day").dateTime = day;
   $("date").value = day;
@@ -258,32 +259,63 @@ function badge(verdict) {
   return made;
 }
 
-// Fetches the proof and checks it here; what the table shows must be what is proven.
+// Fetches the proof and checks it here; what the page shows must be what is proven.
 async function check(window) {
-  const at = view.windows.indexOf(window);
-  if (at < 0) return;
   let verdict;
   try {
     const proof = await get(`/api/proof/${window}`);
     const proven = await verify(proof, { cityId: state.city_id, identityKey: state.identity_key });
-    const differs = difference(proven, window, view.windows.indexOf(window));
-    verdict = differs ? { good: false, why: differs } : { good: true, size: proven.size };
+    verdict = { proven, why: proven.windowStart === window ? "" : "the proof is of another window" };
   } catch (error) {
-    verdict = { good: false, why: error.message };
+    verdict = { why: error.message };
   }
   verdicts.set(window, verdict);
-  if (!verdict.good) raise(`The total of ${time(window)} does not verify: ${verdict.why}.`);
+  judge(window);
   drawRows();
 }
 
-function difference(proven, window, at) {
-  if (proven.windowStart !== window) return "the proof is of another window";
-  if (at < 0) return "";
+// Every time figures come: those of a window that was proven before must still be the same.
+function judge(window) {
+  const verdict = verdicts.get(window);
+  const why = verdict.why || difference(verdict.proven, view.windows.indexOf(window))
+    || tileDifference(verdict.proven);
+  verdicts.set(window, { ...verdict, why, good: !why, size: verdict.proven?.size });
+  if (why) raise(`The total of ${time(window)} does not verify: ${why}.`);
+}
+
+function difference(proven, at) {
+  if (at < 0 || view.status[at] === null) return "";
   if (proven.status !== view.status[at]) return "the log says otherwise of this window";
-  if (proven.status !== "released") return "";
-  const sum = proven.sums[state.register]?.sum;
-  const same = sum === view.sum[at] && proven.count === view.count[at] && proven.enrolled === view.enrolled[at];
+  const shown = [view.sum, view.measured, view.estimated, view.count, view.enrolled, view.lanes].map((column) => column[at]);
+  const same = `${shown}` === `${figures(proven)}` && `${view.left_out[at]}` === `${proven.leftOut ?? []}`;
   return same ? "" : "the figures shown are not those that were signed";
+}
+
+function tileDifference(proven) {
+  const newest = state.newest;
+  if (newest?.window_start !== proven.windowStart || newest.status !== "released") return "";
+  const [sum, , , count, enrolled] = figures(proven);
+  const same = sum === newest.sum && count === newest.count && enrolled === newest.enrolled;
+  return same ? "" : "the demand shown is not what was signed";
+}
+
+// Sum, power measured and estimated, meters, enrolled meters, lanes: all that the page may show of
+// what was signed, computed from it.
+function figures(proven) {
+  if (proven.status !== "released") return [null, null, null, null, null, null];
+  const { unit, sum } = proven.sums[state.register] ?? {};
+  if (unit !== "Wh" || proven.windowLength !== state.window_length) return [];
+  const { count, enrolled, lanes } = proven;
+  const measured = floorOf(sum * 3600n, proven.windowLength);
+  const estimated = count === enrolled || !count ? null
+    : floorOf(sum * 3600n * BigInt(enrolled), proven.windowLength * count);
+  return [Number(sum), measured, estimated, count, enrolled, lanes];
+}
+
+// Towards minus infinity, as the console does: a sum with noise may be negative.
+function floorOf(above, below) {
+  const whole = above / BigInt(below);
+  return Number(above < 0n && whole * BigInt(below) !== above ? whole - 1n : whole);
 }
 
 async function verifyAll() {

@@ -160,7 +160,7 @@ function readTotal(data) {
   for (let left = data[take(1)]; left > 0; left--) {
     const name = label();
     const unit = label();
-    sums[name] = { unit, sum: Number(view.getBigInt64(take(8), true)) };
+    sums[name] = { unit, sum: view.getBigInt64(take(8), true) };
   }
   return { cityId, windowStart, windowLength, enrolled, count, lanes, leftOut, sums };
 }
