@@ -10,9 +10,11 @@ from pathlib import Path
 from gridveil.clock import ManualClock
 from gridveil.operator import AsyncOperator
 from gridveil.protocol.errors import GridveilError
+from gridveil.watchdog.limits import Limits
 from gridveil_services.console.feed import Feed
 from gridveil_services.console.hub import Hub
 from gridveil_services.console.model import CityModel, ForecastPoint, SignalRow
+from gridveil_services.console.watching import Watching
 from tests.support.city import MIDNIGHT
 from tests.support.consoles import WatchedCity
 
@@ -25,8 +27,9 @@ class Faulty:
     async def watch(
         self, since: int, on_failure: Callable[[GridveilError], None]
     ) -> AsyncGenerator[SignalRow]:
-        raise ZeroDivisionError("a reading of 4711 Wh")
-        yield
+        if since:
+            raise ZeroDivisionError("a reading of 4711 Wh")
+        yield SignalRow(1, 1, None, 0, "NEUTRAL", "NO_TOTAL", "", None, None)
 
     async def rules(self) -> Mapping[str, object]:
         return {}
@@ -41,7 +44,9 @@ def test_a_fault_that_nobody_foresaw_ends_under_an_alarm_and_not_in_silence(
     async def followed(city: WatchedCity) -> Feed:
         model = CityModel("import_wh", 900, UTC)
         async with AsyncOperator.open(city.paths.profile("console")) as operator:
-            feed = Feed(model, Hub(), operator, Faulty(), ManualClock(MIDNIGHT))
+            feed = Feed(
+                model, Hub(), operator, Faulty(), ManualClock(MIDNIGHT), Watching(Limits(), 900)
+            )
             await asyncio.wait_for(feed.run(), PATIENCE_S)
         return feed
 

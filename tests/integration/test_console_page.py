@@ -311,6 +311,19 @@ def test_axe_finds_nothing_to_complain_of(
         assert found.violations_count == 0, found.generate_report()
 
 
+def test_what_goes_wrong_is_told_as_it_is_found(browser: Browser, city: WatchedCity) -> None:
+    """Two of the fixture's windows have no total already."""
+    page = signed_in(browser, city)
+    expect(page.locator("#watching")).to_contain_text("Nothing so far")
+
+    city.refuse(4)
+
+    expect(page.locator("#findings")).to_contain_text("refused windows: 3 windows a day")
+    page.reload()
+    expect(page.locator("#findings")).to_contain_text("refused windows: 3 windows a day")
+    quiet(page)
+
+
 def test_a_phone_needs_no_sideways_scrolling(browser: Browser, city: WatchedCity) -> None:
     page = signed_in(browser, city, viewport=PHONE)
 

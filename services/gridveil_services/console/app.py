@@ -169,6 +169,7 @@ async def _state(request: Request) -> Response:
             "rules": console.feed.rules,
             "signal": model.newest_signal,
             "newest": model.newest,
+            "findings": console.feed.watching.findings,
         }
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import date
 from typing import Protocol
@@ -13,7 +13,13 @@ import structlog
 
 from gridveil.clock import Clock
 from gridveil.operator import AsyncOperator, Outcome
-from gridveil.protocol.errors import Exhausted, GridveilError, Reason, Unavailable
+from gridveil.protocol.errors import (
+    Exhausted,
+    GridveilError,
+    MalformedInput,
+    Reason,
+    Unavailable,
+)
 from gridveil.protocol.v1.log_pb2 import LogRecord
 from gridveil_services.console.hub import Hub
 from gridveil_services.console.model import (
@@ -23,6 +29,7 @@ from gridveil_services.console.model import (
     Row,
     SignalRow,
 )
+from gridveil_services.console.watching import LEARNED_DAYS, Watching
 
 OPENED_SHOWN = 192
 """So many newest windows are asked when they were opened: what the page for citizens lists."""
@@ -66,6 +73,8 @@ class Health(msgspec.Struct):
     loaded: int = 0
     """Windows of the past that were taken so far."""
     loading: bool = True
+    watching: str = "OK"
+    """Whether the watchdog looks at what settles, or the reason why not."""
 
     @property
     def ready(self) -> bool:
@@ -87,7 +96,9 @@ class Feed:
         operator: AsyncOperator,
         controller: SignalSource | None,
         clock: Clock,
+        watching: Watching,
     ) -> None:
+        self.watching = watching
         self.health = Health(controller="CONNECTING" if controller else "NONE")
         self.rules: Mapping[str, object] | None = None
         self._model = model
@@ -163,13 +174,20 @@ class Feed:
     async def _load(self) -> None:
         """Take the past, page by page."""
         self.health.loading = True
-        first = self._aligned(self._clock.now() - HISTORY_DAYS * _DAY_S)
+        now = self._clock.now()
+        first, learned = (
+            self._aligned(now - days * _DAY_S) for days in (HISTORY_DAYS, LEARNED_DAYS)
+        )
+        recent: list[Outcome] = []
         async with aclosing(self._operator.list(first)) as outcomes:
             async for outcome in outcomes:
                 self._model.settle(outcome)
+                if outcome.window_start >= learned:
+                    recent.append(outcome)
                 self.health.loaded += 1
                 if self.health.loaded % 1_000 == 0:
                     self._tell_health()
+        await self._watch_over(recent)
         self.health.loading = False
         self._totals_are("OK")
         for row in self._model.released(OPENED_SHOWN):
@@ -187,7 +205,20 @@ class Feed:
     async def _settled(self, outcome: Outcome) -> None:
         row = self._model.settle(outcome)
         self._hub.tell("window", {"row": row})
+        await self._watch_over([outcome])
         await self._ask_when_opened(row)
+
+    async def _watch_over(self, outcomes: Sequence[Outcome]) -> None:
+        """Look for what goes wrong; a city that it cannot be done for is shown without."""
+        if self.health.watching != "OK":
+            return
+        try:
+            found = await asyncio.to_thread(self.watching.see, outcomes)
+        except MalformedInput as error:
+            self.health.watching = error.reason.value
+            return
+        for finding in found if not self.health.loading else ():
+            self._hub.tell("finding", finding)
 
     async def _ask_when_opened(self, row: Row) -> None:
         """The log says when; a window is shown without that too."""

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from gridveil.clock import Clock
 from gridveil.control import AsyncControlClient
 from gridveil.operator import AsyncOperator
+from gridveil.watchdog.limits import Limits
 from gridveil_services.console.app import Console, make_app
 from gridveil_services.console.citizens import Citizens
 from gridveil_services.console.config import ConsoleConfig
@@ -27,6 +28,7 @@ from gridveil_services.console.login import Login
 from gridveil_services.console.model import CityModel
 from gridveil_services.console.proofs import Prover
 from gridveil_services.console.signals import Controller
+from gridveil_services.console.watching import Watching
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 MOST_CONNECTIONS = 512
@@ -103,7 +105,8 @@ class ConsoleProcess:
         client = AsyncControlClient(config.profile) if _has_controller(config) else None
         async with AsyncOperator.open(config.profile) as operator:
             controller = Controller(client) if client else None
-            feed = Feed(self.model, self.hub, operator, controller, self._clock)
+            watching = Watching(Limits(zone=config.time_zone), config.window_length)
+            feed = Feed(self.model, self.hub, operator, controller, self._clock, watching)
             app.state.console = Console(
                 config,
                 self.model,

@@ -46,6 +46,7 @@ async function loadState() {
   pinKey();
   tellHealth(state.health);
   if (state.signal) addSignal(state.signal);
+  drawFindings();
 }
 
 // Trust on first use: a key that is not the one this browser knows is said loudly.
@@ -189,6 +190,20 @@ function drawSignals() {
   $("openadr").textContent = events.map((event) => JSON.stringify(JSON.parse(event.json), null, 2)).join("\n\n");
   $("delivery").textContent = events.length ? `Delivery: ${[...new Set(events.map((event) => words(event.delivery)))].join(", ")}.`
     : "No program of a VTN is configured.";
+}
+
+function drawFindings() {
+  const off = state.health.watching !== "OK";
+  $("watching").textContent = off ? `Nothing is looked for: ${state.health.watching}.`
+    : `Hints from totals alone, and never a verdict. ${state.findings.length ? "" : "Nothing so far."}`;
+  $("findings").replaceChildren(...state.findings.map((found) => {
+    const item = document.createElement("li");
+    const figure = (value) => `${Number(value.toPrecision(3))} ${found.unit}`;
+    const lane = found.lane === null ? "" : ` in lane ${found.lane}`;
+    const when = time(found.window_start, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+    item.textContent = `${when} · ${words(found.kind)}${lane}: ${figure(found.observed)}, expected ${figure(found.expected)}`;
+    return item;
+  }));
 }
 
 function drawRows() {
@@ -396,6 +411,7 @@ function setZone(utc) {
   drawTiles();
   drawRows();
   drawSignals();
+  drawFindings();
 }
 
 function markZone() {
@@ -429,6 +445,10 @@ function listen() {
   events.addEventListener("signal", (event) => {
     addSignal(JSON.parse(event.data));
     refresh();
+  });
+  events.addEventListener("finding", (event) => {
+    state.findings.unshift(JSON.parse(event.data));
+    drawFindings();
   });
   events.addEventListener("window", (event) => settled(JSON.parse(event.data)));
 }
