@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from gridveil.days import windows_of
 from gridveil.simulator import ReadingBounds, StandardLoadSource
@@ -19,12 +20,13 @@ DAYS = [(date(2026, 3, 29), 92), (date(2026, 3, 28), 96), (date(2026, 10, 25), 1
 ANY = [None] * 300
 
 
-def made_up(day: date) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def made_up(day: date) -> NDArray[np.int64]:
     """Wh of all homes in each quarter-hour of a local day, without scatter."""
     windows = list(windows_of(day, BERLIN, 900))
     table = StandardLoadSource(seed=5, interval_sigma=0.0).read(ANY, windows, BOUNDS)
     assert table.present.all()
-    return table.wh.sum(axis=1)
+    drawn: NDArray[np.int64] = table.wh.sum(axis=1)
+    return drawn
 
 
 @pytest.mark.parametrize(("day", "count"), DAYS)
