@@ -186,6 +186,9 @@ def _description(named: Path, cohort: int, *, controlled: bool) -> str:
         "",
         f"For control signals write {path('controller/control.toml')}, and start",
         f"  gridveil control serve --config {path('controller/controller.toml')}",
+        "",
+        f"For the operator's page say in {path('console/console.toml')} how people log in,",
+        f"  and start gridveil console serve --config {path('console/console.toml')}",
     )
     return "\n".join(
         (
