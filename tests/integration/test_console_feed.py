@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gridveil.clock import ManualClock
 from gridveil.operator import AsyncOperator
-from gridveil.protocol.errors import GridveilError
+from gridveil.protocol.errors import GridveilError, Reason, Unavailable
 from gridveil.watchdog.limits import Limits
 from gridveil_services.console.feed import Feed
 from gridveil_services.console.hub import Hub
@@ -30,6 +30,9 @@ class Faulty:
         if since:
             raise ZeroDivisionError("a reading of 4711 Wh")
         yield SignalRow(1, 1, None, 0, "NEUTRAL", "NO_TOTAL", "", None, None)
+
+    async def signal(self) -> SignalRow:
+        raise Unavailable(Reason.UNREACHABLE, "away")
 
     async def rules(self) -> Mapping[str, object]:
         return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,3 +139,33 @@ def test_what_is_forgotten_leaves_later_levels_as_they_were(
     for at in range(cut * 900, 61 * 900, 900):
         assert short.level_at(at) == whole.level_at(at)
         assert short.signal(at) == whole.signal(at)
+
+
+def test_only_signals_that_say_something_new_are_listed() -> None:
+    made = model()
+    said = [
+        SignalRow(1, 900, None, 0, "NEUTRAL", "NO_TOTAL", "", None, None),
+        SignalRow(2, 1_800, 900, 2, "MEASURED", "CAPACITY", "", 5, None),
+        SignalRow(3, 2_700, 900, 2, "HELD", "WAITING", "", None, None),
+        SignalRow(4, 3_600, 2_700, 2, "MEASURED", "CAPACITY", "", 5, None),
+        SignalRow(5, 4_500, 2_700, 2, "HELD", "STALE", "", None, None),
+        SignalRow(6, 5_400, 2_700, 2, "HELD", "STALE", "", None, None),
+        SignalRow(7, 6_300, 2_700, 0, "NEUTRAL", "STALE", "", None, None),
+    ]
+    for one in said:
+        made.add_signal(one)
+
+    assert [one.number for one in made.recent_signals] == [7, 5, 4, 2, 1]
+
+
+def test_what_becomes_of_an_event_changes_the_newest_signal_only() -> None:
+    made = model()
+    pending = msgspec.structs.replace(signal(1, 900, 1), openadr=[{"delivery": "PENDING"}])
+    delivered = msgspec.structs.replace(pending, openadr=[{"delivery": "DELIVERED"}])
+    made.add_signal(pending)
+
+    assert not made.update_signal(pending)
+    assert made.update_signal(delivered)
+    assert made.newest_signal == delivered
+    made.add_signal(signal(2, 1_800, 0))
+    assert not made.update_signal(delivered)

@@ -168,6 +168,7 @@ async def _state(request: Request) -> Response:
             "health": console.feed.health,
             "rules": console.feed.rules,
             "signal": model.newest_signal,
+            "signals": model.recent_signals,
             "newest": model.newest,
             "findings": console.feed.watching.findings,
         }

@@ -52,6 +52,10 @@ class SignalSource(Protocol):
         """Signals from a time on, then each new one; endless."""
         ...
 
+    async def signal(self) -> SignalRow:
+        """The signal that stands, and what became of its events by now."""
+        ...
+
     async def rules(self) -> Mapping[str, object]:
         """The rules that signals are made by."""
         ...
@@ -119,6 +123,7 @@ class Feed:
                 tasks.create_task(self._probe())
                 if self._controller is not None:
                     tasks.create_task(self._follow_signals(self._controller))
+                    tasks.create_task(self._follow_delivery(self._controller))
         except* Exception as faults:
             _log.critical("nothing is followed any more", faults=_names(faults))
             self.health.alarm = Reason.INTERNAL.value
@@ -245,6 +250,17 @@ class Feed:
             except GridveilError as error:
                 self._controller_is(error.reason.value)
             await asyncio.sleep(_LATER_S)
+
+    async def _follow_delivery(self, controller: SignalSource) -> None:
+        """A signal comes once; what becomes of its events shows only if it is asked for again."""
+        while True:
+            await asyncio.sleep(PROBE_S)
+            try:
+                signal = await controller.signal()
+            except GridveilError:  # the other task says so
+                continue
+            if self._model.update_signal(signal):
+                self._hub.tell("signal", signal)
 
     def _totals_failed(self, error: GridveilError) -> None:
         self._totals_are(error.reason.value)

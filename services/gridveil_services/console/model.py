@@ -6,6 +6,7 @@ Power is in W, the mean over a window. A window without a figure has None: a gap
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, tzinfo
 from operator import itemgetter
@@ -19,6 +20,7 @@ from gridveil.protocol.errors import MalformedInput, Reason
 
 HISTORY_DAYS = 400
 """So far back totals are kept in memory: a year, and the same weeks of the year before it."""
+SIGNALS_LISTED = 20
 RELEASED = "released"
 
 
@@ -59,6 +61,18 @@ class SignalRow(msgspec.Struct, frozen=True):
     openadr: Sequence[Mapping[str, str]] = ()
     """Each with ``json`` and ``delivery``."""
 
+    def says_more_than(self, before: SignalRow) -> bool:
+        """Whether it is more than that no news has come."""
+        if self.cause == "WAITING":
+            return self.level != before.level
+        said = (self.level, self.basis, self.cause, self.reason)
+        return self.measured_w is not None or said != (
+            before.level,
+            before.basis,
+            before.cause,
+            before.reason,
+        )
+
 
 class ForecastPoint(NamedTuple):
     """What is expected of a window, W."""
@@ -91,6 +105,7 @@ class CityModel:
         self._signals: dict[int, SignalRow] = {}
         self._levels: list[tuple[int, int]] = []
         self._newest_signal: SignalRow | None = None
+        self._recent: deque[SignalRow] = deque(maxlen=SIGNALS_LISTED)
 
     def settle(self, outcome: Outcome) -> Row:
         """Take a verified outcome; CONFIG_INVALID if the city has no such register in Wh."""
@@ -110,10 +125,20 @@ class CityModel:
         if self._newest_signal and signal.number <= self._newest_signal.number:
             return
         self._newest_signal = signal
+        if not self._recent or signal.says_more_than(self._recent[-1]):
+            self._recent.append(signal)
         if not self._levels or self._levels[-1][1] != signal.level:
             self._levels.append((signal.at, signal.level))
         if signal.window_start is not None:
             self._signals.setdefault(signal.window_start, signal)
+
+    def update_signal(self, signal: SignalRow) -> bool:
+        """Take the newest signal with another delivery of its events; whether it is another."""
+        newest = self._newest_signal
+        if newest is None or signal.number != newest.number or signal == newest:
+            return False
+        self._newest_signal = signal
+        return True
 
     def forget(self, before: int) -> None:
         """Drop what begins before a time."""
@@ -148,6 +173,11 @@ class CityModel:
 
     def _place(self, at: int) -> int:
         return bisect_right(self._levels, at, key=itemgetter(0)) - 1
+
+    @property
+    def recent_signals(self) -> list[SignalRow]:
+        """Newest first: those that said anything new."""
+        return list(reversed(self._recent))
 
     def row(self, window_start: int) -> Row | None:
         """A settled window."""

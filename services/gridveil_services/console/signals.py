@@ -25,6 +25,10 @@ class Controller:
         async for signal in self._client.watch(max(since, 1), on_failure=on_failure):
             yield _row(signal)
 
+    async def signal(self) -> SignalRow:
+        """The signal that stands, and what became of its events by now."""
+        return _row(await self._client.signal())
+
     async def rules(self) -> Mapping[str, Any]:
         """The rules that signals are made by."""
         return asdict(await self._client.rules())

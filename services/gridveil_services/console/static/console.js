@@ -9,7 +9,6 @@ import { verify } from "./verify.js";
 const $ = (id) => document.getElementById(id);
 const chart = new DayChart($("chart"), $("coverage"), () => now());
 const verdicts = new Map();
-const RECENT = 12;
 const YEAR_S = 365 * 86400;
 const STATUS = {
   released: "released", refused: "refused", expired: "expired", budget_exhausted: "no privacy budget left",
@@ -17,7 +16,6 @@ const STATUS = {
 
 let state = null;
 let view = null;
-let signals = [];
 let shownDay = null;
 let followsToday = true;
 let pointed = null;
@@ -45,7 +43,7 @@ async function loadState() {
   $("key").textContent = state.identity_key;
   pinKey();
   tellHealth(state.health);
-  if (state.signal) addSignal(state.signal);
+  drawSignals();
   drawFindings();
 }
 
@@ -166,27 +164,19 @@ function words(term) {
   return term.toLowerCase().replaceAll("_", " ");
 }
 
-function addSignal(signal) {
-  signals = [signal, ...signals.filter((other) => other.number !== signal.number)];
-  signals.sort((one, other) => other.number - one.number);
-  signals.length = Math.min(signals.length, RECENT);
-  state.signal = signals[0];
-  drawSignals();
-}
-
 function drawSignals() {
-  if (!signals.length) return;
-  drawLevel(signals[0]);
-  // That no news came matters only as long as none has come.
-  const told = signals.filter((signal, at) => at === 0 || signal.cause !== "WAITING");
-  $("signals").replaceChildren(...told.map((signal) => {
+  const newest = state.signal;
+  if (!newest) return;
+  drawLevel(newest);
+  const told = state.signals.filter((signal) => signal.number !== newest.number);
+  $("signals").replaceChildren(...[newest, ...told].map((signal) => {
     const watts = signal.estimated_w ?? signal.measured_w;
     const figure = watts === null ? "" : ` · ${megawatts(watts)}`;
     const item = document.createElement("li");
     item.textContent = `${time(signal.at)} · level ${signal.level} · ${words(signal.basis)}: ${words(signal.cause)}${figure}`;
     return item;
   }));
-  const events = signals[0].openadr;
+  const events = newest.openadr;
   $("openadr").textContent = events.map((event) => JSON.stringify(JSON.parse(event.json), null, 2)).join("\n\n");
   $("delivery").textContent = events.length ? `Delivery: ${[...new Set(events.map((event) => words(event.delivery)))].join(", ")}.`
     : "No program of a VTN is configured.";
@@ -443,7 +433,8 @@ function listen() {
     if (!health.loading) reload();
   });
   events.addEventListener("signal", (event) => {
-    addSignal(JSON.parse(event.data));
+    state.signal = JSON.parse(event.data);
+    drawSignals();
     refresh();
   });
   events.addEventListener("finding", (event) => {
@@ -468,7 +459,7 @@ let refreshing = null;
 async function refresh() {
   refreshing ??= Promise.resolve().then(async () => {
     refreshing = null;
-    if (!state.rules) await loadState();
+    await loadState();
     await loadDay(followsToday ? isoDay(now(), state.zone) : shownDay);
   });
   return refreshing;
