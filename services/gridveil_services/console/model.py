@@ -37,6 +37,8 @@ class Row(msgspec.Struct, frozen=True):
     noisy: bool = False
     opened_at: int | None = None
     """When the log says that it was settled: Unix seconds of the key-holder's clock."""
+    parameters: str | None = None
+    """Digest of the city parameters that the total names, in hex."""
 
     @property
     def coverage(self) -> float | None:
@@ -213,6 +215,7 @@ def _released(outcome: ReleasedTotal, register: str) -> Row:
         total.lanes,
         total.left_out,
         total.noise is not None,
+        parameters=total.parameters_digest.hex(),
     )
 
 
