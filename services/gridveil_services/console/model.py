@@ -95,7 +95,14 @@ class CityModel:
         self._newest_signal: SignalRow | None = None
 
     def settle(self, outcome: Outcome) -> Row:
-        """Take a verified outcome; CONFIG_INVALID if the city has no such register in Wh."""
+        """Take a verified outcome.
+
+        Raises:
+            MalformedInput: CONFIG_INVALID if the city has no such register in Wh, or windows of
+                another length.
+        """
+        if isinstance(outcome, ReleasedTotal) and outcome.total.window_length != self.length:
+            raise MalformedInput(Reason.CONFIG_INVALID, "the windows have another length")
         row = row_of(outcome, self.register)
         self._rows[row.window_start] = row
         return row
