@@ -163,6 +163,8 @@ def test_a_viewer_sees_and_does_not_export(viewer: httpx2.Client) -> None:
         ("/api/range?from=0&until=99999999000", "RANGE_INVALID"),
         ("/api/proof/1", "WINDOW_MISALIGNED"),
         ("/api/proof/99999999999999999999900", "WINDOW_MISALIGNED"),
+        (f"/api/proof/{'9' * 5_000}", "WINDOW_MISALIGNED"),
+        ("/api/range?from=999999999000&until=999999999900", "RANGE_INVALID"),
         ("/export?day=2026-01-01&format=exe", "FIELD_FORMAT"),
         ("/export?day=&format=csv", "FIELD_FORMAT"),
     ],

@@ -113,6 +113,17 @@ def test_an_answer_that_this_browser_did_not_ask_for_is_refused(
         assert other.get("/api/state").status_code == 401
 
 
+def test_logins_that_were_begun_and_left_do_not_stand_in_the_way(
+    city: WatchedCity, provider: str
+) -> None:
+    """A browser drops a cookie of more than 4,096 bytes, and nobody could log in any more."""
+    with httpx2.Client(base_url=city.url) as browser:
+        for _ in range(20):
+            sent = browser.get("/login/start")
+
+        assert len(sent.headers["set-cookie"]) < 2_000
+
+
 def test_an_answer_counts_once(city: WatchedCity, provider: str) -> None:
     httpx2.put(f"{provider}/users/ada", json=OPERATOR).raise_for_status()
     with httpx2.Client(base_url=city.url) as browser:
@@ -144,3 +155,23 @@ client_secret_file = "{tmp_path / "secret"}"
 
         assert (answer.status_code, answer.json()["reason"]) == (503, "UNREACHABLE")
         assert httpx2.get(f"{city.url}/public").status_code == 200
+
+
+def test_over_https_what_a_login_rests_on_is_of_this_host_only(tmp_path: Path) -> None:
+    """So that a page of a neighbour's name cannot slip its own login to a browser."""
+    (tmp_path / "secret").write_text("x")
+    with run_server_in_thread() as server:
+        text = f"""
+url = "https://localhost"
+[oidc]
+issuer = "http://localhost:{server.server_port}"
+client_id = "console"
+client_secret_file = "{tmp_path / "secret"}"
+"""
+        with watched_city(tmp_path, text) as city:
+            address = f"http://localhost:{city.console.config.port}"
+            cookie = httpx2.get(f"{address}/login/start").headers["set-cookie"]
+
+    assert cookie.startswith("__Host-gridveil-login=")
+    assert "path=/;" in cookie
+    assert "secure" in cookie

@@ -41,6 +41,8 @@ PING_S = 15
 _TEMPLATES = Jinja2Templates(directory=FOLDER / "templates")
 MOST_DAYS = 370
 """Of one range."""
+LAST = 7_258_118_400
+"""Where ranges end at the latest: the year 2200."""
 
 _STATUSES = {
     Reason.NOT_RELEASED: HTTPStatus.NOT_FOUND,
@@ -91,7 +93,7 @@ def make_app(
             Route("/api/state", _state),
             Route("/api/day/{day}", _day),
             Route("/api/range", _range),
-            Route("/api/proof/{window:int}", _proof),
+            Route("/api/proof/{window}", _proof),
             Route("/api/events", _events),
             Route("/export", _export),
             Route("/health", _health),
@@ -105,7 +107,7 @@ def make_app(
             Middleware(
                 SessionMiddleware,
                 secret_key=login.session_key,
-                session_cookie="gridveil-login",
+                session_cookie=login.name("gridveil-login"),
                 max_age=600,
                 same_site="lax",
                 https_only=secure,
@@ -189,9 +191,8 @@ async def _range(request: Request) -> Response:
 
 async def _proof(request: Request) -> Response:
     _user(request)
-    console, window = _console(request), request.path_params["window"]
-    if window % console.model.length or window > 2**37:
-        raise MalformedInput(Reason.WINDOW_MISALIGNED, "a window starts on the grid of its length")
+    console = _console(request)
+    window = _window(request.path_params["window"], "window", console.model.length)
     return _json(await console.prover.proof(window))
 
 
@@ -265,14 +266,14 @@ def _date(text: str) -> date:
 
 
 def _windows(request: Request, length: int) -> range:
-    first, end = (_window(request, name, length) for name in ("from", "until"))
-    if not first < end <= first + MOST_DAYS * 86_400:
+    asked = request.query_params
+    first, end = (_window(asked.get(name, ""), name, length) for name in ("from", "until"))
+    if not first < end <= first + MOST_DAYS * 86_400 or end > LAST:
         raise MalformedInput(Reason.RANGE_INVALID, f"a range has 1 to {MOST_DAYS} days")
     return range(first, end, length)
 
 
-def _window(request: Request, name: str, length: int) -> int:
-    text = request.query_params.get(name, "")
+def _window(text: str, name: str, length: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 12) or int(text) % length:
         raise MalformedInput(Reason.WINDOW_MISALIGNED, f"{name} is the start of a window")
     return int(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from datetime import datetime
 from typing import Any
 
@@ -16,10 +18,15 @@ from gridveil_services.console.model import CityModel, Row
 
 LANGUAGES = ("en", "de")
 SHOWN = 96
+RETRY_S = 30.0
+"""Until the rules are asked for again where they were not to be had."""
 
 
 class Citizens:
-    """What everybody may see. Nothing is asked of other services while the policy stays the same.
+    """What everybody may see.
+
+    However many visitors there are, the totals service is asked for the rules by one call at a
+    time: once for each, and not again for a while where it did not give them.
 
     Args:
         model: of the city.
@@ -33,7 +40,9 @@ class Citizens:
         self._model = model
         self._profile = profile
         self._contact = contact
-        self._known: tuple[int, CityParameters] | None = None
+        self._known: CityParameters | None = None
+        self._asking = asyncio.Lock()
+        self._not_before = 0.0
 
     async def shown(self, language: str) -> dict[str, Any]:
         """What the template of a language is filled with."""
@@ -53,14 +62,19 @@ class Citizens:
         }
 
     async def _parameters(self, newest: Row) -> CityParameters | None:
-        known = self._known
-        if known is None or known[0] != newest.window_start:
-            try:
-                parameters = await run_in_threadpool(self._fetch, newest.window_start)
-            except GridveilError:
-                return known[1] if known else None
-            self._known = known = newest.window_start, parameters
-        return known[1]
+        """Those that the newest total names; None while they are not to be had."""
+        async with self._asking:
+            if not self._has(newest) and time.monotonic() >= self._not_before:
+                try:
+                    self._known = await run_in_threadpool(self._fetch, newest.window_start)
+                except GridveilError:
+                    self._known = None
+                if not self._has(newest):
+                    self._not_before = time.monotonic() + RETRY_S
+        return self._known if self._has(newest) else None
+
+    def _has(self, newest: Row) -> bool:
+        return self._known is not None and self._known.digest.hex() == newest.parameters
 
     def _fetch(self, window_start: int) -> CityParameters:
         with Operator.open(self._profile) as operator:

@@ -209,6 +209,7 @@ class Feed:
 
     async def _settled(self, outcome: Outcome) -> None:
         row = self._model.settle(outcome)
+        self._model.forget(self._aligned(self._clock.now() - HISTORY_DAYS * _DAY_S))
         self._hub.tell("window", {"row": row})
         await self._watch_over([outcome])
         await self._ask_when_opened(row)

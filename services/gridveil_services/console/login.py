@@ -38,8 +38,11 @@ class Login:
         self._config = config
         self._oidc = config.oidc
         self._provider = _provider(config.oidc) if config.oidc else None
-        # With the prefix a browser takes it from this very host, and by https only (RFC 6265bis).
-        self.cookie = "__Host-gridveil" if config.secure else "gridveil"
+        self.cookie = self.name("gridveil")
+
+    def name(self, cookie: str) -> str:
+        """Of a cookie: over https with the prefix that binds it to this very host (RFC 6265bis)."""
+        return f"__Host-{cookie}" if self._config.secure else cookie
 
     @property
     def hosts(self) -> list[str]:
@@ -71,6 +74,8 @@ class Login:
         """Send somebody to the provider (authorization code with PKCE, RFC 7636)."""
         if self._provider is None:
             raise NotFound(Reason.NOT_FOUND, "no provider is configured")
+        # Of logins that were begun and left the newest counts: all would not fit into a cookie.
+        request.session.clear()
         try:
             sent: Response = await self._provider.authorize_redirect(
                 request, f"{self._config.url}/login/callback"
@@ -86,13 +91,13 @@ class Login:
         try:
             token = await self._provider.authorize_access_token(request)
             claims = token["userinfo"]
+            name = str(claims.get("name") or claims["sub"])[:80]
         except HTTPError:
             raise Unavailable(Reason.UNREACHABLE, "the provider cannot be reached") from None
         except (OAuthError, JoseError, KeyError, ValueError):
             raise NotAllowed(Reason.ROLE_NOT_ALLOWED, "the provider did not vouch") from None
         rights = rights_of(claims, self._oidc.section)
         request.session.clear()
-        name = str(claims.get("name") or claims["sub"])[:80]
         return self._let_in(name, rights, RedirectResponse("/", HTTPStatus.SEE_OTHER))
 
     async def out(self, request: Request) -> Response:

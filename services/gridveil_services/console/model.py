@@ -39,6 +39,8 @@ class Row(msgspec.Struct, frozen=True):
     noisy: bool = False
     opened_at: int | None = None
     """When the log says that it was settled: Unix seconds of the key-holder's clock."""
+    parameters: str | None = None
+    """Digest of the city parameters that the total names, in hex."""
 
     @property
     def coverage(self) -> float | None:
@@ -108,7 +110,14 @@ class CityModel:
         self._recent: deque[SignalRow] = deque(maxlen=SIGNALS_LISTED)
 
     def settle(self, outcome: Outcome) -> Row:
-        """Take a verified outcome; CONFIG_INVALID if the city has no such register in Wh."""
+        """Take a verified outcome.
+
+        Raises:
+            MalformedInput: CONFIG_INVALID if the city has no such register in Wh, or windows of
+                another length.
+        """
+        if isinstance(outcome, ReleasedTotal) and outcome.total.window_length != self.length:
+            raise MalformedInput(Reason.CONFIG_INVALID, "the windows have another length")
         row = row_of(outcome, self.register)
         self._rows[row.window_start] = row
         return row
@@ -243,6 +252,7 @@ def _released(outcome: ReleasedTotal, register: str) -> Row:
         total.lanes,
         total.left_out,
         total.noise is not None,
+        parameters=total.parameters_digest.hex(),
     )
 
 
