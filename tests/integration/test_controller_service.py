@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import aclosing, closing, suppress
+from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gridveil.cli.app import app
-from gridveil.control import Basis, ControlSignal, Delivery
+from gridveil.control import Basis, ControlSignal, Delivery, ForecastMethod
 from gridveil.profile import Profile, Tls
 from gridveil.protocol.errors import GridveilError, MalformedInput, Reason
 from gridveil.protocol.v1 import controller_pb2, controller_pb2_grpc
@@ -150,6 +153,68 @@ async def test_the_asyncio_client_sees_the_same(city: ControlledCity) -> None:
                 if len(found) == len(everything):
                     break
     assert found == everything
+
+
+async def test_the_asyncio_client_goes_on_where_it_was_when_the_controller_comes_back(
+    city: ControlledCity,
+) -> None:
+    await asyncio.to_thread(busy, city)
+    before = await asyncio.to_thread(city.signals)
+    newest = before[-1]
+    async with (
+        city.async_client() as client,
+        aclosing(client.watch(newest.at)) as watching,
+    ):
+        assert await anext(watching) == newest
+        await asyncio.to_thread(city.stop_controller)
+        city.clock.move_to(city.window(10))
+        await asyncio.to_thread(city.start_controller)
+        after = await asyncio.wait_for(anext(watching), 20)
+    assert after.number == newest.number + 1
+
+
+async def test_a_forecast_is_told_with_what_came_before(city: ControlledCity) -> None:
+    await asyncio.to_thread(busy, city)
+    async with city.async_client() as client:
+        found = await client.forecast(date(2026, 1, 2))
+    assert (found.day, len(found.points)) == (date(2026, 1, 2), 96)
+    # A total of 90 in 100 meters is shown as it was released; a refused window has no figure.
+    assert [point.yesterday_w for point in found.points[:4]] == [930_000, None, 800_000, None]
+
+
+def test_the_operators_record_is_read_at_the_start(city: ControlledCity) -> None:
+    city.stop_controller()
+    (city.paths.role("controller") / "history.csv").write_text(
+        f"window_start,wh\n{city.window(-7 * 96)},100000\n"
+    )
+    city.configure('history = "history.csv"\n')
+    city.start_controller()
+
+    with city.client() as client:
+        found = client.forecast(date(2026, 1, 1))
+
+    assert found.method is ForecastMethod.LAST_WEEK
+    assert [point.expected_w for point in found.points[:2]] == [400_000, None]
+    assert found.points[0].last_week_w == 400_000
+
+
+def test_totals_without_the_register_of_the_rules_are_not_acted_on(
+    city: ControlledCity, capfd: pytest.CaptureFixture[str]
+) -> None:
+    city.stop_controller()
+    shutil.rmtree(journal(city).parent)
+    city.write_rules(register='"gas_wh"')
+    city.start_controller()
+    city.release(0, 930_000)
+    told, deadline = "", time.monotonic() + 20
+    while "CONFIG_INVALID" not in told:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+        told += capfd.readouterr().err
+
+    assert {signal.basis for signal in city.signals()} == {Basis.NEUTRAL}
+    assert city.controller is not None
+    assert not city.controller.server.conditions()["totals"]
 
 
 def test_a_restart_changes_no_signal(city: ControlledCity) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from openadr3.api import OpenADRClient
@@ -70,10 +69,18 @@ class Seen:
 class Controlled:
     """Signals, and a sender that a test steps; its time is skipped over, not waited for."""
 
-    def __init__(self, folder: Path, url: str, ca: Path | None, *, reports: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        ca: Path | None,
+        *,
+        reports: bool = False,
+        scope: str | None = None,
+    ) -> None:
         secret = folder / "secret"
         secret.write_text(SECRET + "\n")
-        access = VtnAccess(url, f"{url}/auth/token", CLIENT, secret, ca)
+        access = VtnAccess(url, f"{url}/auth/token", CLIENT, secret, scope, ca)
         self.config = VtnConfig(PROGRAM, REPORT_EVENT if reports else None, access)
         self.path = folder / "controller.db"
         self.clock = ManualClock(START + 1_220)
@@ -182,6 +189,16 @@ def test_use_is_reported_once_a_window_with_its_quality(tmp_path: Path, vtn: Vtn
     ]
     assert controlled.seen.ended.count((Kind.REPORT, Delivery.DELIVERED)) == 2
     controlled.close()
+
+
+def test_a_scope_is_asked_for_if_one_is_configured(tmp_path: Path, vtn: Vtn) -> None:
+    for name, scope in (("one", "write_events write_reports"), ("other", None)):
+        (tmp_path / name).mkdir()
+        controlled = Controlled(tmp_path / name, vtn.url, vtn.ca, scope=scope)
+        controlled.signal()
+        controlled.send()
+        controlled.close()
+    assert vtn.scopes == ["write_events write_reports", None]
 
 
 def test_the_newest_signal_goes_first_and_supersedes_those_that_wait(
@@ -491,6 +508,6 @@ def test_plain_http_is_for_development_on_this_machine(tmp_path: Path, vtn: Vtn)
 
 def test_an_empty_secret_is_refused_at_the_start(tmp_path: Path, vtn: Vtn) -> None:
     (tmp_path / "secret").write_text("\n")
-    access: Any = VtnAccess(vtn.url, vtn.url, CLIENT, tmp_path / "secret", vtn.ca)
+    access = VtnAccess(vtn.url, vtn.url, CLIENT, tmp_path / "secret", None, vtn.ca)
     with pytest.raises(MalformedInput, match="client_secret_file"):
         VtnClient(access)

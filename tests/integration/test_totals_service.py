@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -252,6 +253,24 @@ def test_a_watch_gives_up_when_it_was_told_to(paths: CityPaths) -> None:
     with client(paths) as operator, pytest.raises(GridveilError) as raised:
         next(operator.watch(give_up_after_s=0))
     assert raised.value.reason is Reason.UNREACHABLE
+
+
+def test_a_watch_is_ended_from_another_thread_at_once_and_for_good(
+    paths: CityPaths, serve: Callable[[], TotalsProcess]
+) -> None:
+    publish(paths, expired(window(0)))
+    serve()
+    with client(paths) as operator:
+        outcomes = operator.watch(window(0))
+        assert next(outcomes).window_start == window(0)
+        interrupting = threading.Thread(target=operator.interrupt)
+        interrupting.start()
+        with pytest.raises(GridveilError) as raised:
+            next(outcomes)
+        interrupting.join()
+        assert raised.value.reason is Reason.UNREACHABLE
+        with pytest.raises(GridveilError):
+            next(operator.watch(window(0)))
 
 
 @pytest.mark.parametrize("role", list(Role))

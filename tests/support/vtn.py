@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -62,6 +62,7 @@ class Vtn:
         self.lifetime_s = 3_600
         self.tokens: dict[str, float] = {}
         self.tokens_given = 0
+        self.scopes: list[str | None] = []
         self.requests: list[tuple[str, str]] = []
         self.attempted: list[str] = []
         """Names in posts, also in those that were refused."""
@@ -79,7 +80,7 @@ class Vtn:
         with self.lock:
             self.tokens.clear()
 
-    def grant(self, form: dict[str, list[str]]) -> tuple[int, dict[str, Any]]:
+    def grant(self, form: Mapping[str, Sequence[str | None]]) -> tuple[int, dict[str, Any]]:
         """RFC 6749, 4.4: a token for the right secret."""
         with self.lock:
             if self.token_tricks:
@@ -91,6 +92,7 @@ class Vtn:
             token = secrets.token_urlsafe(16)
             self.tokens[token] = time.monotonic() + self.lifetime_s
             self.tokens_given += 1
+            self.scopes.append(form.get("scope", [None])[0])
         return 200, {
             "access_token": token,
             "token_type": "Bearer",

@@ -21,6 +21,7 @@ from gridveil_services.controller.core import (
     State,
     Tick,
     fold,
+    next_tick,
     step,
 )
 from gridveil_services.controller.rules import ControlRules
@@ -199,6 +200,24 @@ def test_silence_ends_in_the_neutral_signal(events: list[Event], longer: int) ->
     last = RULES.stale_after_s + RULES.hold_safe_s + L + longer
     signal = run(*events, Tick(events[-1].at + last))[-1]
     assert (signal.level, signal.basis) == (0, Basis.NEUTRAL)
+
+
+@given(histories(), st.integers(0, 9), st.data())
+def test_between_two_ticks_that_are_due_time_decides_nothing(
+    events: list[Event], ticks: int, data: Any
+) -> None:
+    state = State()
+    for event in events:
+        state, _ = step(RULES, state, event)
+    for _ in range(ticks):
+        state, _ = step(RULES, state, Tick(next_tick(RULES, state)))
+    due = next_tick(RULES, state)
+    assert state.at < due <= state.at + L
+
+    between = data.draw(st.integers(state.at, due - 1))
+
+    (first, then) = (step(RULES, state, Tick(at))[1] for at in (state.at, between))
+    assert (then.level, then.basis, then.cause) == (first.level, first.basis, first.cause)
 
 
 @given(histories(), st.data())

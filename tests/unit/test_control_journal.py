@@ -46,6 +46,11 @@ class Made:
         self.clock.move_to(max(self.clock.now(), START + (at + 1) * 900 + 320))
         self.signaller.settle([Settled(0, START + at * 900, power_w // 4, 100, 100)])
 
+    def fill(self) -> None:
+        """More than a few pages hold."""
+        for at in range(1, 200):
+            self.settle(at, 1_200_000)
+
     def wait(self, seconds: float) -> None:
         self.clock.move_to(self.clock.now() + seconds)
         self.signaller.tick()
@@ -82,22 +87,22 @@ def test_a_signal_that_cannot_be_journalled_is_not_shown(made: Made) -> None:
     assert not made.journal.usable
 
 
-def test_a_full_disk_ends_nothing_for_good(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_nothing_for_good(made: Made) -> None:
     made.settle(0)
-    with monkeypatch.context() as full:
+    bounded = made.journal._database._connection
+    bounded.pragma("max_page_count", bounded.pragma("page_count"))
+    with pytest.raises(Unavailable) as refused:
+        made.fill()
+    assert refused.value.reason is Reason.STORE_FULL
+    with pytest.raises(Unavailable):
+        made.signaller.newest()
 
-        def append(*_: object) -> None:
-            raise Unavailable(Reason.STORE_FULL, "the disk of the journal is full")
+    bounded.pragma("max_page_count", 2**30)
+    made.settle(200, 500_000)
 
-        full.setattr(made.journal, "append", append)
-        with pytest.raises(Unavailable):
-            made.settle(1, 1_200_000)
-        with pytest.raises(Unavailable):
-            made.signaller.newest()
-
-    made.settle(1, 1_200_000)
-
-    assert made.signaller.newest().signal.level == 3
+    newest = made.signaller.newest()
+    assert newest.signal.measured_w == 500_000
+    assert newest.number == len(made.shown())
 
 
 def test_a_known_window_is_acted_on_once(made: Made) -> None:

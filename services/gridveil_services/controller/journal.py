@@ -224,9 +224,9 @@ class Journal:
         """
         with self._database.transaction() as writer:
             writer.execute(
-                "UPDATE deliveries SET state = ?1 WHERE state = ?2 AND kind = ?3 AND number <"
-                " (SELECT max(number) FROM deliveries WHERE kind = ?3)",
-                (Delivery.SUPERSEDED, Delivery.PENDING, Kind.EVENT),
+                "UPDATE deliveries SET state = ?1 WHERE state = 2 AND kind = ?2 AND number <"
+                " (SELECT max(number) FROM deliveries WHERE kind = ?2)",
+                (Delivery.SUPERSEDED, Kind.EVENT),
             )
             superseded = writer.changes()
             rows: list[Any] = writer.execute(

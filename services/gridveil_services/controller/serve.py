@@ -51,32 +51,42 @@ class ControllerProcess:
             Unavailable: STORE_UNAVAILABLE if another process uses it.
         """
         with ExitStack() as opened:
-            journal = Journal(config.state / JOURNAL_FILE, config.city_id, int(clock.now()))
-            opened.callback(journal.close)
-            rules, length = config.rules, config.rules.window_length
-            recorded = read_recorded(config.history, length) if config.history else {}
-            history = History(rules, journal.windows(), recorded)
+            self._journal = Journal(config.state / JOURNAL_FILE, config.city_id, int(clock.now()))
+            opened.callback(self._journal.close)
+            self._stop = threading.Event()
+            self._journal.on_failure(self._stop.set)
             metrics = _metrics(config)
-            observers: list[SignalObserver] = [] if metrics is None else [metrics]
-            drafts = _drafts(config, journal)
-            self._sender = _sender(config, journal, metrics)
-            if self._sender is not None:
-                observers.append(self._sender)
-            self.signaller = Signaller(rules, journal, history, clock, drafts, observers)
-            self._follower = Follower(config.profile, rules, self.signaller, history, clock)
-            self._journal, self._stop = journal, threading.Event()
-            journal.on_failure(self._stop.set)
-            self._ticker = Ticker(self.signaller, clock)
-            forecasts = Forecasts(history, config.zone, length, clock)
-            service = ControllerService(rules, config.time_zone, self.signaller, forecasts)
+            history = self._make_workers(config, clock, metrics)
             tracer = make_tracer(config.profile.tracing, Role.CONTROLLER)
             opened.callback(tracer.close)
+            forecasts = Forecasts(history, config.zone, config.rules.window_length, clock)
+            service = ControllerService(config.rules, config.time_zone, self.signaller, forecasts)
             options = _options(config)
             self.server = Server([controller_binding(service)], options, metrics, tracer)
-            self.server.readiness.require("journal", lambda: journal.usable)
+            self.server.readiness.require("journal", lambda: self._journal.usable)
             self.server.readiness.require("totals", lambda: self._follower.following)
             self.metrics_url = self._serve_metrics(config, metrics, opened)
             self._opened = opened.pop_all()
+
+    def _make_workers(
+        self, config: ControllerConfig, clock: Clock, metrics: ControllerMetrics | None
+    ) -> History:
+        rules, journal = config.rules, self._journal
+        recorded = read_recorded(config.history, rules.window_length) if config.history else {}
+        history = History(rules, journal.windows(), recorded)
+        self._sender = _sender(config, journal, metrics)
+        observers: list[SignalObserver | None] = [metrics, self._sender]
+        self.signaller = Signaller(
+            rules,
+            journal,
+            history,
+            clock,
+            _drafts(config, journal),
+            (observer for observer in observers if observer is not None),
+        )
+        self._follower = Follower(config.profile, rules, self.signaller, history, clock)
+        self._ticker = Ticker(self.signaller, clock)
+        return history
 
     def start(self) -> str:
         """Find out what happened meanwhile, then serve; the address."""

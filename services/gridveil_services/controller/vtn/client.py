@@ -57,6 +57,7 @@ class VtnClient:
             token_endpoint=access.token_url,
             token_endpoint_auth_method="client_secret_post",  # noqa: S106 - how, not what
             grant_type="client_credentials",
+            scope=access.scope,
             verify=_context(access),
             timeout=TIMEOUT_S,
             follow_redirects=False,

@@ -24,6 +24,7 @@ class VtnSection(Section, frozen=True, kw_only=True):
     token_url: str | None = None
     client_id: str | None = None
     client_secret_file: str | None = None
+    scope: str | None = None
     ca: str | None = None
 
 
@@ -36,6 +37,8 @@ class VtnAccess:
     token_url: str
     client_id: str
     client_secret_file: Path
+    scope: str | None = None
+    """What the authorization server is asked for; None: what it gives unasked."""
     ca: Path | None = None
     """PEM of the authority that its certificate must be of; None: the system's."""
 
@@ -59,7 +62,7 @@ class VtnConfig:
 
 def _access(section: VtnSection, folder: Path, development: bool) -> VtnAccess | None:
     given = section.url, section.token_url, section.client_id, section.client_secret_file
-    if not any(given) and section.ca is None:
+    if not any((*given, section.ca, section.scope)):
         return None
     url, token_url, client_id, secret = given
     if not (url and token_url and client_id and secret):
@@ -72,7 +75,7 @@ def _access(section: VtnSection, folder: Path, development: bool) -> VtnAccess |
     ca = folder / section.ca if section.ca else None
     if ca is not None and not ca.is_file():
         _refuse("vtn.ca", "is no file")
-    return VtnAccess(url.rstrip("/"), token_url, client_id, secret_file, ca)
+    return VtnAccess(url.rstrip("/"), token_url, client_id, secret_file, section.scope, ca)
 
 
 def _check_url(key: str, value: str, development: bool) -> None:

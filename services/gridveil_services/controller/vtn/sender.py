@@ -141,7 +141,8 @@ class Sender:
             raise
 
     def _is_there(self, parcel: Parcel) -> bool:
-        filters = {"programID": self._config.program_id}
+        # One that has passed is superseded: those of years need not be looked through.
+        filters = {"programID": self._config.program_id, "active": "true"}
         if parcel.kind is Kind.REPORT:
             filters = {"eventID": self._config.report_event or ""}
         return self._client.has(_PATHS[parcel.kind], filters, _NAMES[parcel.kind], parcel.name)
