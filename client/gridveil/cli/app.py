@@ -13,6 +13,7 @@ from gridveil.cli import (
     household,
     loadtest,
     log,
+    meter_files,
     meter_gateway,
     meters,
     totals,
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 enrolment.app.command()(meters.simulate)
 enrolment.app.command()(meter_gateway.run)
+enrolment.app.command("import")(meter_files.import_file)
 enrolment.app.command()(household.check)
 app.command()(fsck.fsck)
 app.add_typer(totals.app, name="totals")
