@@ -32,10 +32,9 @@ def nem12(*channels: list[str]) -> bytes:
     return "\r\n".join([*lines, "900", ""]).encode()
 
 
-def espi(
-    *readings: str, point: str = "https://utility.example/espi/1_1/UsagePoint/7", head: str = ""
-) -> bytes:
+def espi(*readings: str, head: str = "") -> bytes:
     """A feed of one usage point with these meter readings."""
+    point = "https://utility.example/espi/1_1/UsagePoint/7"
     entry = _entry(
         "<UsagePoint xmlns='http://naesb.org/espi'><ServiceCategory><kind>0</kind>"
         "</ServiceCategory></UsagePoint>",
@@ -50,14 +49,10 @@ def espi(
     ).encode()
 
 
-def espi_reading(
-    number: int,
-    blocks: Iterable[Iterable[str]],
-    point: str = "https://utility.example/espi/1_1/UsagePoint/7",
-    **kind: int,
-) -> str:
+def espi_reading(number: int, blocks: Iterable[Iterable[str]], **kind: int) -> str:
     """A meter reading with its type and its blocks."""
     root = "https://utility.example/espi/1_1"
+    point = f"{root}/UsagePoint/7"
     reading = f"{point}/MeterReading/{number}"
     said: Mapping[str, int] = {
         "accumulationBehaviour": 4,

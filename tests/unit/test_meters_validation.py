@@ -182,9 +182,9 @@ def test_only_what_was_measured_is_replayed_as_what_is_drawn_less_what_is_fed_in
     }
     found = validate(channels, {"import_wh": ("in",), "export_wh": ("out",)}, Q)
     assert list(replay_rows({"m": found})) == [
-        "meter_id,timestamp,wh",
-        "m,2026-01-01T00:00:00Z,-2",
-        "m,2026-01-01T00:45:00Z,1",
+        ("meter_id", "timestamp", "wh"),
+        ("m", "2026-01-01T00:00:00Z", "-2"),
+        ("m", "2026-01-01T00:45:00Z", "1"),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -133,14 +134,17 @@ def _registers(texts: list[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _write(csv: Path, file: Path, checked: Mapping[str, Sequence[Finding]]) -> None:
+    from csv import writer
+
     from gridveil.files import write_durably
     from gridveil.meters.history import replay_rows
 
-    text = "".join(f"{line}\n" for line in replay_rows(checked))
+    text = io.StringIO()
+    writer(text, lineterminator="\n").writerows(replay_rows(checked))
     try:
         if csv.resolve() == file.resolve():
             raise _invalid("--csv is the file itself")
-        write_durably(csv, text.encode())
+        write_durably(csv, text.getvalue().encode())
     except OSError:
         raise _invalid(f"{csv.name} cannot be written") from None
 

@@ -63,17 +63,17 @@ def days(findings: Sequence[Finding], zone: ZoneInfo, length: int) -> list[Day]:
     return [Day(day, len(windows_of(day, zone, length)), counts[day]) for day in sorted(counts)]
 
 
-def replay_rows(meters: Mapping[str, Sequence[Finding]]) -> Iterator[str]:
-    """Lines ``meter_id,timestamp,wh`` of what was measured: drawn less fed in, signed Wh.
+def replay_rows(meters: Mapping[str, Sequence[Finding]]) -> Iterator[tuple[str, str, str]]:
+    """Rows ``meter_id,timestamp,wh`` of what was measured: drawn less fed in, signed Wh.
 
     Raises:
         MalformedInput: CONFIG_INVALID for registers that this form has no place for.
     """
-    yield "meter_id,timestamp,wh"
+    yield "meter_id", "timestamp", "wh"
     for name, findings in meters.items():
         for finding in _validated(findings):
             moment = datetime.fromtimestamp(finding.start, UTC)
-            yield f"{name},{moment:%Y-%m-%dT%H:%M:%SZ},{_net(finding.values)}"
+            yield name, f"{moment:%Y-%m-%dT%H:%M:%SZ}", str(_net(finding.values))
 
 
 def _validated(findings: Iterable[Finding]) -> Iterator[Interval]:
