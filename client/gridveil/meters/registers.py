@@ -38,6 +38,8 @@ class Reading:
     """Cumulative energy by OBIS code, whole Wh or varh, below the register's modulus."""
     heard: float | None = None
     """Unix seconds UTC, by the clock of who read it; None for what was recorded earlier."""
+    counter: int | None = None
+    """Of the message that it came in, which authenticated it; None if nothing did."""
 
 
 @dataclass(frozen=True)
