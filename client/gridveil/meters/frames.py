@@ -2,8 +2,8 @@
 
 A frame of HDLC begins with 7E and says its length; a wrapper of TCP has version 1. What is not one
 whole frame with right checksums is a fault that names itself and is dropped; the next one is read
-as if nothing had been. dlms-cosem computes checksums and reads headers; its own frame classes refuse
-addresses that meters have (zero, and of four bytes), so the few bytes around them are cut here.
+as if nothing had been. dlms-cosem computes checksums and reads headers; its own frame classes
+refuse addresses that meters have (zero, and of four bytes), so what is around them is cut here.
 """
 
 from __future__ import annotations
