@@ -31,10 +31,15 @@ _MOST_ADDRESS = 4
 
 
 class Pushes:
-    """Cuts a stream into APDUs. Holds at most one of them, and one frame."""
+    """Cuts a stream into APDUs. Holds at most one of them, and one frame.
+
+    A stream that begins with a wrapper is one of wrappers; any other is one of frames, which may
+    be joined in the midst.
+    """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._wrapped: bool | None = None
         self._segments = b""
 
     def feed(self, data: bytes) -> Iterator[bytes | MalformedInput]:
@@ -55,9 +60,16 @@ class Pushes:
 
     def _aligned(self) -> bool:
         """Drop what begins no frame; whether anything is left."""
-        starts = [at for at in (self._buffer.find(_FLAG), self._buffer.find(_WRAPPER)) if at >= 0]
+        if self._wrapped is None:
+            if len(self._buffer) < len(_WRAPPER):
+                return False
+            self._wrapped = self._buffer.startswith(_WRAPPER)
+        wrapper = self._buffer.find(_WRAPPER) if self._wrapped else -1
+        starts = [at for at in (self._buffer.find(_FLAG), wrapper) if at >= 0]
         keep = min(starts) if starts else len(self._buffer) - self._buffer.endswith(b"\0")
         del self._buffer[:keep]
+        if self._buffer == b"\0":
+            return False
         while bytes(self._buffer[:2]) in {b"\x7e\x7e", b"\x7e\x00"}:
             del self._buffer[:1]
         return bool(self._buffer)
@@ -101,6 +113,7 @@ class Pushes:
         yield from self._take_content(content)
 
     def _take_content(self, content: bytes) -> Iterator[bytes | MalformedInput]:
+        self._wrapped = False
         header = _header_size(content)
         if header is None or len(content) == header:
             return
