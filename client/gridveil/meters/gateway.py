@@ -116,14 +116,15 @@ class HomeGateway:
                 there; nothing has changed.
             Unavailable: STORE_UNAVAILABLE or STORE_FULL if a disk fails; the gateway must end.
         """
+        reading = replace(reading, meter=self._digest(reading.meter))
+        counted = self._counted(reading)
         if reading.heard is not None and abs(reading.at - reading.heard) > MOST_SKEW_S:
             raise MalformedInput(
                 Reason.READING_INVALID,
                 f"telegram: the meter's clock is wrong by more than {MOST_SKEW_S} s",
                 fault="clock",
             )
-        reading = replace(reading, meter=self._digest(reading.meter))
-        kept = self._kept = replace(self._kept, counted=self._counted(reading))
+        kept = self._kept = replace(self._kept, counted=counted)
         step = follow(kept.track, reading, self._rules)
         if step.ignored is not None:
             self.tally.ignored[step.ignored] += 1
