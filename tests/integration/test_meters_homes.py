@@ -74,12 +74,13 @@ class City:
             file.write(f'[[home]]\nname = "{name}"\nkeys = "{name}.key"\n{text}\n')
         return identity
 
-    def run(self, *more: str) -> subprocess.CompletedProcess[str]:
-        """``gridveil meters run`` of all of them, to the end of their files."""
+    def run(self, *more: str, many: bool = True) -> subprocess.CompletedProcess[str]:
+        """``gridveil meters run``, of all of them if not told otherwise, to their files' ends."""
+        homes = ["--gateway", str(self.folder / "homes.toml")] if many else []
         return subprocess.run(
             [
                 *(sys.executable, "-m", "gridveil.cli", "meters", "run"),
-                *("--profile", str(self.folder), "--gateway", str(self.folder / "homes.toml")),
+                *("--profile", str(self.folder), *homes),
                 *("--clock-origin", f"{self.clock.origin!r}@{self.clock.started!r}"),
                 *("--clock-rate", str(self.clock.rate), *more),
             ],
@@ -194,6 +195,25 @@ def test_the_line_of_counts_says_how_all_homes_are_and_windows_that_were_not_sen
     assert lines[-1].startswith("2 homes; windows: ")
     assert "2 estimated" in lines[-1]
     assert lines[-1].endswith("; 96 telegrams; 0 waiting to be sent")
+
+
+@pytest.mark.timeout(200)
+def test_a_home_whose_meter_pushes_is_reported_from_the_command_line(tmp_path: Path) -> None:
+    with city_at(tmp_path, Q + 12) as city:
+        city.add("own", 'p1 = "own.bin"', pushes(60, 15))
+        done = city.run(
+            *("--dlms", str(tmp_path / "own.bin"), "--keys", str(tmp_path / "own.key")),
+            *("--register", f"import_wh={IMPORT}", "--register", f"export_wh={EXPORT}"),
+            *("--encryption-key", str(tmp_path / "ek.hex")),
+            *("--authentication-key", str(tmp_path / "ak.hex")),
+            many=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert city.sums() == {("own", 0): [60, 15]}
+    recorded, messages = done.stdout.splitlines()
+    assert recorded == "2023-11-14T22:15:00Z  recorded"
+    assert messages.startswith("15 telegrams, ")
+    assert {call for call, _ in city.receiver.calls} == {"GetCityParameters", "SubmitReport"}
 
 
 def connected(port: int) -> socket.socket:
@@ -322,6 +342,7 @@ def test_homes_that_are_configured_wrong_are_refused_by_name(
         (["--p1", "x", "--dlms", "y"], "give one of --p1, --dlms and --gateway"),
         (["--p1", "x"], "--keys is needed"),
         (["--gateway", "homes.toml", "--keys", "k"], "what is of a home is in its file"),
+        (["--gateway", "homes.toml", "--tolerance", "5"], "what is of a home is in its file"),
         (["--gateway", "homes.toml"], "homes.toml does not exist"),
         (["--dlms", "x", "--keys", "a.key", "--encryption-key", "a.key"], "two keys"),
     ],

@@ -59,13 +59,13 @@ def run(
         ),
     ] = None,
     tolerance: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=0,
             max=300,
-            help="How many seconds after its end a window's last message may come.",
+            help="How many seconds after its end a window's last message may come. Default: 30.",
         ),
-    ] = 30,
+    ] = None,
     line: Annotated[
         str | None,
         typer.Option(help="Of a serial port. Default: 115200-8N1 for P1, 2400-8N1 for DLMS."),
@@ -103,9 +103,9 @@ def run(
     clock = make_clock(clock_origin, clock_rate, development=loaded.development)
     if sum(source is not None for source in (p1, dlms, gateway)) != 1:
         raise _usage("give one of --p1, --dlms and --gateway")
-    single = (keys, outbox, register, line, encryption_key, authentication_key, zone, unit_wh)
+    of_a_home = (keys, outbox, register, tolerance, line, zone, unit_wh)
     if gateway is not None:
-        if any(option is not None for option in single):
+        if any(option is not None for option in (*of_a_home, encryption_key, authentication_key)):
             raise _usage("with --gateway, what is of a home is in its file")
         homes, kept = load_homes(gateway)
         _run_many(loaded, homes, kept, clock, json)
@@ -118,7 +118,7 @@ def run(
         p1=p1,
         dlms=dlms,
         register=tuple(register or ()),
-        tolerance=tolerance,
+        tolerance=30 if tolerance is None else tolerance,
         line=line,
         encryption_key=None if encryption_key is None else str(encryption_key),
         authentication_key=None if authentication_key is None else str(authentication_key),

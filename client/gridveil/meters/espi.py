@@ -34,6 +34,7 @@ _MOST_DEPTH = 32
 _MOST_ELEMENTS = 1_000_000
 """Of one entry; a year of five-minute values has some 700,000."""
 
+_PIECE = 2**20
 _NUMBER = re.compile(r"-?[0-9]{1,15}")
 _HREF = re.compile(r"[!-~]{1,512}")
 
@@ -156,7 +157,7 @@ def _elements(data: bytes) -> Iterator[Any]:
     depth, held = 0, 0
     root: Any = None
     try:
-        for event, element in iterparse(io.BytesIO(data), ("start", "end"), forbid_dtd=True):
+        for event, element in iterparse(_Pieces(data), ("start", "end"), forbid_dtd=True):
             if event == "start":
                 depth, held = depth + 1, held + 1
                 root = element if root is None else root
@@ -175,6 +176,13 @@ def _elements(data: bytes) -> Iterator[Any]:
         raise fault("xml", "not well-formed XML") from None
     if root is None or root.tag not in {f"{_ATOM}feed", f"{_ATOM}entry"}:
         raise fault("xml", "not a feed of Atom")
+
+
+class _Pieces(io.BytesIO):
+    """Read in large pieces: with each one, Expat before 2.6 begins an unfinished tag anew."""
+
+    def read(self, _size: int | None = -1, /) -> bytes:
+        return super().read(_PIECE)
 
 
 def _entry(element: Any) -> _Entry:
