@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -162,6 +163,11 @@ def test_homes_of_all_kinds_report_in_batches_and_a_bad_one_disturbs_none(tmp_pa
         states.mkdir()
         (states / f"{spoilt.meter_id.hex()}.json").write_text("{}")
         done = city.run("--json")
+        again = city.run("--json")
+    # Started once more, it says nothing else.
+    assert {json.loads(line)["fate"] for line in again.stdout.splitlines()[:-1]} == {"recorded"}
+    digests = {report.claim.digest() for report in city.receiver.seen}
+    assert len(digests) == len(city.receiver.accepted)
     assert city.sums() == {
         ("p1", 0): [450, 0],
         ("noisy", 0): [33, 0],
@@ -214,6 +220,19 @@ def test_a_home_whose_meter_pushes_is_reported_from_the_command_line(tmp_path: P
     assert recorded == "2023-11-14T22:15:00Z  recorded"
     assert messages.startswith("15 telegrams, ")
     assert {call for call, _ in city.receiver.calls} == {"GetCityParameters", "SubmitReport"}
+
+
+def test_the_documents_homes_can_be_loaded(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "meters.md").read_text("utf-8")
+    (sample,) = re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S)
+    (tmp_path / "homes.toml").write_text(sample)
+    for name in ("house-1", "house-2"):
+        MeterKeys.create().save(tmp_path / f"{name}.key")
+    (tmp_path / "house-2.ek").write_text(ENCRYPTION.hex())
+    (tmp_path / "house-2.ak").write_text(AUTHENTICATION.hex())
+    homes, outbox = load_homes(tmp_path / "homes.toml")
+    assert [home.name for home in homes] == ["house-1", "house-2"]
+    assert outbox == tmp_path / "outbox.db"
 
 
 def connected(port: int) -> socket.socket:

@@ -49,6 +49,8 @@ def test_what_was_measured_can_be_replayed_and_nothing_else(files: Path) -> None
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[0] == (f"{NMI}: 90 windows measured, 2 estimated, 4 missing")
     assert "2026-01-01T13:00:00Z  missing, 4 windows: gap" in done.stdout
+    page = (Path(__file__).parents[2] / "docs" / "meters.md").read_text("utf-8")
+    assert done.stdout in page
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     source = CsvSource(out)
     windows = [at("2025-12-31T14:00") + 900 * window for window in range(96)]

@@ -23,7 +23,9 @@ from gridveil.submission_calls import blocking_caller, run_steps
 from gridveil.transport import connect
 
 _ROLE = "aggregator"
-_CALLS_A_TURN = 8
+_CALLS_A_TURN = 1
+"""What has become due since the last turn goes in one call, up to the city's batch limit."""
+
 _WINDOWS_WAITING = 96
 """Windows whose reports the outbox has room for: a day of quarter-hours."""
 
@@ -57,10 +59,13 @@ class Fleet:
         self._clock = clock
         most = max(_LEAST_WAITING, len(meters) * _WINDOWS_WAITING)
         self._outbox = Outbox(outbox, profile.city_id, most_waiting=most)
+        self._draw = draw
+        self._together = threading.local()
+        self._last = (-1, 0.0)
         self._channel = connect(address, _ROLE, profile.city_id, profile.tls)
         self._call = blocking_caller(self._channel)
         self._submitter = Submitter(
-            profile, self._outbox, clock, self._build, batches=True, draw=draw
+            profile, self._outbox, clock, self._build, batches=True, draw=self._drawn
         )
         self._recording = threading.Lock()
         self._sending = threading.Lock()
@@ -94,6 +99,9 @@ class Fleet:
     def record(self, meter_id: bytes, window_start: int, values: Mapping[str, int]) -> None:
         """As :meth:`gridveil.meter.Meter.record`, of one of its meters."""
         with self._recording:
+            if self._last[0] != window_start:
+                self._last = window_start, self._draw()
+            self._together.drawn = self._last[1]
             run_steps(self._submitter.record(meter_id, window_start, values), self._call)
 
     def submit_due(self) -> None:
@@ -122,6 +130,11 @@ class Fleet:
     def waiting(self) -> int:
         """How many reports are not settled."""
         return sum(entry.state is State.WAITING for entry in self._outbox.entries())
+
+    def _drawn(self) -> float:
+        """One draw for the homes of a window, that what is recorded together is sent together."""
+        drawn: float | None = getattr(self._together, "drawn", None)
+        return self._draw() if drawn is None else drawn
 
     def _build(
         self,
