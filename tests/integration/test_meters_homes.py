@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -76,19 +77,24 @@ class City:
         return identity
 
     def run(self, *more: str, many: bool = True) -> subprocess.CompletedProcess[str]:
-        """``gridveil meters run``, of all of them if not told otherwise, to their files' ends."""
+        """As ``start``, to their files' ends."""
+        running = self.start(*more, many=many)
+        told, faults = running.communicate(timeout=150)
+        return subprocess.CompletedProcess([], running.returncode, told, faults)
+
+    def start(self, *more: str, many: bool = True) -> subprocess.Popen[str]:
+        """``gridveil meters run``, of all of them if not told otherwise."""
         homes = ["--gateway", str(self.folder / "homes.toml")] if many else []
-        return subprocess.run(
+        return subprocess.Popen(
             [
                 *(sys.executable, "-m", "gridveil.cli", "meters", "run"),
                 *("--profile", str(self.folder), *homes),
                 *("--clock-origin", f"{self.clock.origin!r}@{self.clock.started!r}"),
                 *("--clock-rate", str(self.clock.rate), *more),
             ],
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-            timeout=150,
         )
 
     def sums(self) -> dict[tuple[str, int], list[int]]:
@@ -223,6 +229,24 @@ def test_a_home_whose_meter_pushes_is_reported_from_the_command_line(tmp_path: P
     assert {call for call, _ in city.receiver.calls} == {"GetCityParameters", "SubmitReport"}
 
 
+@pytest.mark.timeout(100)
+def test_homes_whose_meters_are_away_are_waited_for_until_it_is_stopped(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with city_at(tmp_path, 0) as city:
+        city.add("silent", f'dlms = "tcp-listen://127.0.0.1:{port}"')
+        city.add("away", 'p1 = "tcp://127.0.0.1:1"')
+        running = city.start()
+        assert running.stderr is not None
+        away = running.stderr.readline()
+        connected(port).close()
+        running.send_signal(signal.SIGINT)
+        told, faults = running.communicate(timeout=60)
+    assert running.returncode == 0, faults
+    assert told == "2 homes; windows: none yet; 0 telegrams; 0 waiting to be sent\n"
+    assert away + faults == "away: UNREACHABLE: nothing listens at the meter's source\n"
+
+
 def test_the_documents_homes_can_be_loaded(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "meters.md").read_text("utf-8")
     (sample,) = re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S)
@@ -332,6 +356,9 @@ def talk(port: int, city: City, follower: Follower) -> None:
         ('[[home]]\nname = "a"\nkeys = "a.key"\np1 = "x"\nline = "fast"', "2400-8E1"),
         ('[[home]]\nname = "a"\nkeys = "a.key"\np1 = "x"\ntolerance = 999', "tolerance"),
         ('[[home]]\nname = "a"\nkeys = "a.key"\ndlms = "x"\nencryption_key = "a"', "two keys"),
+        ('[[home]]\nname = "a"\nkeys = "a.key"\ndlms = "tcp-listen://[::]:4059"', "needs keys"),
+        ('[[home]]\nname = "a"\nkeys = "a.key"\np1 = "tcp-listen://0.0.0.0:1"', "needs keys"),
+        ('[[home]]\nname = "a"\nkeys = "a.key"\ndlms = "tcp-listen://"', "a source by TCP is"),
         ('[[home]]\nname = "a"\nkeys = "a.key"\np1 = "x"\n' * 2, "the same name"),
         (
             "".join(f'[[home]]\nname = "{n}"\nkeys = "a.key"\np1 = "{n}"\n' for n in "ab"),

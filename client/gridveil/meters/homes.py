@@ -30,7 +30,14 @@ from gridveil.meters.gateway import (
 from gridveil.meters.intervals import Rules
 from gridveil.meters.p1 import TelegramReader
 from gridveil.meters.registers import P1_REGISTERS, RegisterMap, parse_registers
-from gridveil.meters.sources import DLMS_LINE, P1_LINE, Source, open_source, parse_line
+from gridveil.meters.sources import (
+    DLMS_LINE,
+    P1_LINE,
+    Source,
+    is_open,
+    open_source,
+    parse_line,
+)
 from gridveil.meters.state import StateFile
 from gridveil.protocol.city import CityPolicy
 from gridveil.protocol.errors import GridveilError, MalformedInput, Reason
@@ -111,6 +118,8 @@ def make_home(section: HomeSection, folder: Path) -> Home:
     source = section.p1 or section.dlms
     if source is None or (section.p1 and section.dlms):
         raise _invalid("a home has either a P1 source or a DLMS source")
+    if not section.encryption_key and is_open(source):
+        raise _invalid("to listen at an address of the network needs keys: anybody could connect")
     registers = parse_registers(section.register) if section.register else P1_REGISTERS
     usual = P1_LINE if section.p1 else DLMS_LINE
     line = parse_line(section.line, usual) if section.line else usual

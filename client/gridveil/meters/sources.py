@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
@@ -201,6 +202,17 @@ def open_source(text: str, line: Line = P1_LINE) -> Iterator[Source]:
         raise _unreachable("the meter's source does not exist") from None
     with _opened_port(text, line) if serial else _opened_file(path) as source:
         yield source
+
+
+def is_open(text: str) -> bool:
+    """Whether a source is one that others than this machine can connect to."""
+    if not text.startswith("tcp-listen://"):
+        return False
+    host, _ = _address(text)
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return True
 
 
 def _address(text: str) -> tuple[str, int]:
