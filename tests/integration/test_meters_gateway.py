@@ -307,6 +307,16 @@ def test_a_register_that_stands_still_is_told_and_its_windows_are_sent(home: Hom
     assert home.news[-1].still == {"import_wh"}
 
 
+def test_a_gap_begins_the_day_of_a_register_that_stands_still_anew(home: Home) -> None:
+    with home:
+        for window in (*range(90), 92, *range(93, 97)):
+            home.hear(window * Q, 100 + 7 * window)
+            home.drain()
+            home.settle()
+    assert [one.fate for one in home.news].count(Fate.RECORDED) == 89 + 4
+    assert not any(one.still for one in home.news)
+
+
 @pytest.mark.parametrize("spoilt", [b"", b"{}", b"\xff", b"[1]", b'{"format":2}'])
 def test_kept_registers_that_are_damaged_stop_it(home: Home, spoilt: bytes) -> None:
     with home:

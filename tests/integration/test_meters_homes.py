@@ -25,7 +25,7 @@ from gridveil.meter_identity import MeterKeys
 from gridveil.meters.following import Follower, run_home
 from gridveil.meters.gateway import News
 from gridveil.meters.homes import HomeSection, load_homes, make_home
-from gridveil.meters.sources import open_source
+from gridveil.meters.sources import Line, open_source
 from gridveil.protocol.errors import GridveilError, MalformedInput
 from gridveil_services.rpc import Role
 from tests.support.epochs import CityKeys, city_keys
@@ -284,6 +284,22 @@ def test_a_meter_that_connects_itself_is_heard_and_half_a_push_goes_on_in_no_oth
         assert seen == [1, 2]
 
 
+def test_a_meter_that_connected_and_says_nothing_makes_room_for_another() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    line = Line(silence=60, baud=2400, idle=1)
+    with (
+        open_source(f"tcp-listen://127.0.0.1:{port}", line) as source,
+        connected(port),
+        connected(port) as second,
+    ):
+        second.sendall(b"second")
+        got = b""
+        while not got:
+            got = source.read() or b""
+        assert (got, source.connection) == (b"second", 2)
+
+
 @pytest.mark.timeout(120)
 def test_pushes_by_tcp_are_reported_and_what_was_sent_before_is_refused(tmp_path: Path) -> None:
     length = 60
@@ -334,7 +350,7 @@ def talk(port: int, city: City, follower: Follower) -> None:
         body = objects(stamp(at), {IMPORT: 3 * (at - WINDOW) + 10_000, EXPORT: 0})
         apdu = wrapped(ciphered(notification(body), counter))
         first, counter = first or apdu, counter + 1
-        for sent in (apdu, first):
+        for sent in (apdu[:60], apdu, first):
             with connected(port) as meter:
                 meter.sendall(sent)
         time.sleep(0.1)

@@ -291,6 +291,36 @@ def test_deep_xml_is_refused_before_it_is_kept() -> None:
     assert error.metadata == {"fault": "length"}
 
 
+def test_one_entry_of_elements_without_end_is_refused_before_it_is_kept() -> None:
+    feed = b"<feed xmlns='http://www.w3.org/2005/Atom'>" + b"<a/>" * 1_000_001
+    assert refused(read_espi, feed).metadata == {"fault": "length"}
+
+
+def test_a_block_of_two_meter_readings_is_nobodys() -> None:
+    start = at("2026-01-01T00:00")
+    readings = [
+        espi_reading(n, [[espi_value(start, n)]], flowDirection=f) for n, f in [(1, 1), (2, 19)]
+    ]
+    both = readings[1].replace("MeterReading/2/IntervalBlock", "MeterReading/1/IntervalBlock")
+    assert refused(read_espi, espi(readings[0], both)).metadata == {"fault": "link"}
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [
+        [nem12_channel("E1", [nem12_day("20260101", [1] * 288)] * 1737, 5)],
+        [
+            nem12_channel("E1", [nem12_day("20260101", [1] * 48)], 30, nmi=f"NEM{n:07}")
+            for n in range(1001)
+        ],
+    ],
+)
+def test_a_file_of_more_values_or_channels_than_are_kept_is_refused(
+    channels: list[list[str]],
+) -> None:
+    assert refused(read_nem12, nem12(*channels)).metadata["fault"] == "length"
+
+
 # CSV
 
 
@@ -333,7 +363,7 @@ def test_a_local_hour_that_comes_twice_is_told_by_its_order() -> None:
     [
         (["2026-10-25T02:00"], BERLIN),
         (["2026-10-25T02:00"] * 3, BERLIN),
-        (["2026-03-29T02:30"], BERLIN),
+        (["2026-03-29T02:30"] * 2, BERLIN),
         (["2026-01-01T00:00"], None),
         (["yesterday"], BERLIN),
         (["2026-01-01T00:00:00.5Z"], BERLIN),

@@ -148,10 +148,11 @@ def _objects(top: Sequence[Any]) -> Iterator[tuple[str, Item]]:
         yield from _described(listed, top)
     elif all(_name(one) == "DataStructure" and one.value for one in top):
         for one in top:
-            code = _code(one.value[0])
-            if code is None:
+            if not _is_code(one.value[0]):
                 raise fault("data", "an object without its code")
-            yield from _with_rest(code, one.value[1:])
+            code = _code(one.value[0])
+            if code is not None:
+                yield from _with_rest(code, one.value[1:])
     else:
         # A list with its name first has an odd number of elements.
         turns = list(pairwise(top[len(top) % 2 :]))[::2]
@@ -215,10 +216,14 @@ def _plain(data: Any) -> int | bytes | None:
     return bytes(data.value) if _name(data) == "OctetStringData" else None
 
 
+def _is_code(data: Any) -> bool:
+    raw = _plain(data)
+    return isinstance(raw, bytes) and len(raw) == _CODE_BYTES
+
+
 def _code(data: Any) -> str | None:
     """Of an octet string of six bytes; None for another, and for a past period's."""
-    raw = _plain(data)
-    if not isinstance(raw, bytes) or len(raw) != _CODE_BYTES or raw[-1] != _CURRENT:
+    if not _is_code(data) or data.value[-1] != _CURRENT:
         return None
-    a, b, c, d, e, _ = raw
+    a, b, c, d, e, _ = data.value
     return f"{a}-{b}:{c}.{d}.{e}"

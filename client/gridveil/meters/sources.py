@@ -7,7 +7,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -20,9 +20,6 @@ _TURN_S = 1.0
 """How long a live source is waited for at a time."""
 
 _CONNECT_S = 10
-_IDLE_TURNS = 60
-"""How long a meter that connected may say nothing, before another one may connect."""
-
 _LINE = re.compile(r"([0-9]{2,7})-([78])([NEO])([12])")
 
 
@@ -33,6 +30,8 @@ class Line:
     silence: int
     """Silent for so many seconds, it is given up."""
     baud: int
+    idle: int = 60
+    """A meter that connected and says nothing for so many seconds makes room for another."""
     bits: int = 8
     parity: str = "N"
     stop_bits: int = 1
@@ -50,7 +49,13 @@ def parse_line(text: str, usual: Line) -> Line:
     found = _LINE.fullmatch(text)
     if not found:
         raise MalformedInput(Reason.CONFIG_INVALID, "a serial line is such as 2400-8E1")
-    return Line(usual.silence, int(found[1]), int(found[2]), found[3], int(found[4]))
+    return replace(
+        usual,
+        baud=int(found[1]),
+        bits=int(found[2]),
+        parity=found[3],
+        stop_bits=int(found[4]),
+    )
 
 
 class Source(Protocol):
@@ -136,8 +141,9 @@ class _Listener:
 
     live = True
 
-    def __init__(self, server: socket.socket) -> None:
+    def __init__(self, server: socket.socket, idle: int) -> None:
         self._server = server
+        self._idle = idle
         self._meter: socket.socket | None = None
         self._quiet = 0
         self.connection = 0
@@ -150,7 +156,7 @@ class _Listener:
             data = self._meter.recv(_CHUNK)
         except TimeoutError:
             self._quiet += 1
-            if self._quiet >= _IDLE_TURNS:
+            if self._quiet >= self._idle:
                 self.hang_up()
             return None
         except OSError:
@@ -188,7 +194,7 @@ def open_source(text: str, line: Line = P1_LINE) -> Iterator[Source]:
         Unavailable: UNREACHABLE if it cannot be opened.
     """
     if text.startswith("tcp-listen://"):
-        with _listening(text) as listener:
+        with _listening(text, line.idle) as listener:
             yield listener
         return
     if text.startswith("tcp://"):
@@ -240,7 +246,7 @@ def _connected(text: str) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _listening(text: str) -> Iterator[Source]:
+def _listening(text: str, idle: int) -> Iterator[Source]:
     host, port = _address(text)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -249,7 +255,7 @@ def _listening(text: str) -> Iterator[Source]:
         raise _unreachable("the address cannot be listened at") from None
     with server:
         server.settimeout(_TURN_S)
-        listener = _Listener(server)
+        listener = _Listener(server, idle)
         try:
             yield listener
         finally:
