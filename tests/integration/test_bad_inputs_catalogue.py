@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "bad-inputs.md").read_text("utf-8")
 NOT_BUILT_HEADING = "## Not built yet"
 LAST = 151
-UNUSED = {45, 57, 65, 67, 74, *range(111, 141)}
+UNUSED = {45, 57, 65, 67, 74, *range(131, 141)}
 """Numbers that no row has."""
 
 SERVICES = "integration/test_bad_inputs_services.py"
@@ -35,11 +35,18 @@ FEEDERS = "unit/test_feeder.py"
 SERIES = "unit/test_watchdog_series.py"
 RECONCILED = "unit/test_cli_reconcile.py"
 HOME = "integration/test_meters_gateway.py"
+PUSHES = "unit/test_meters_dlms.py"
+FILES = "unit/test_meters_files.py"
+IMPORT = "unit/test_meters_import.py"
 
 MALFORMED_CALL = f"{SERVICES}::test_a_malformed_call_of_any_method_is_refused_by_its_reason"
 BAD_REPORT = f"{REPORTS}::test_a_bad_report_is_refused_and_changes_nothing"
 WRONG_RELEASE = f"{REFUSALS}::test_a_wrong_release_is_refused_before_anything_is_decrypted"
 DEFECT = f"{MESSAGES}::test_defect_is_internal_with_an_opaque_id_and_nothing_else"
+BAD_PUSH = f"{PUSHES}::test_a_push_that_is_not_as_the_standard_says_is_named_and_nothing_is_read"
+BAD_NEM12 = f"{FILES}::test_a_nem12_record_that_is_not_as_the_specification_says_is_named"
+BAD_ESPI = f"{FILES}::test_a_green_button_file_that_is_not_as_the_standard_says_is_named"
+BAD_CSV = f"{FILES}::test_a_csv_file_that_is_not_as_described_is_named_by_line"
 
 TESTED: dict[int, tuple[str, ...]] = {
     1: (
@@ -311,7 +318,6 @@ TESTED: dict[int, tuple[str, ...]] = {
     109: (
         f"{TELEGRAMS}::test_a_line_that_is_not_as_the_standard_says_is_named_and_nothing_is_read",
     ),
-    110: (f"{HOME}::test_a_live_meter_whose_clock_is_wrong_is_not_believed",),
     141: (f"{FEEDERS}::test_what_is_no_such_csv_is_refused",),
     142: (f"{FEEDERS}::test_a_time_or_number_that_is_none_is_refused_by_its_line",),
     143: (
@@ -335,6 +341,61 @@ TESTED: dict[int, tuple[str, ...]] = {
     ),
     150: (f"{SERIES}::test_what_is_no_answer_to_a_range_query_is_refused",),
     151: (f"{SERIES}::test_a_file_above_its_bound_is_refused",),
+    110: (
+        f"{HOME}::test_a_live_meter_whose_clock_is_wrong_is_not_believed",
+        f"{HOME}::test_a_push_that_was_held_back_is_refused_by_its_clock_and_its_counter_counts_for_nothing",
+    ),
+    111: (
+        f"{PUSHES}::test_a_wrong_checksum_names_itself_and_the_next_push_works",
+        f"{PUSHES}::test_no_flipped_bit_of_a_frame_goes_unnoticed",
+    ),
+    112: (
+        f"{PUSHES}::test_segments_without_end_are_dropped_within_their_bound",
+        f"{PUSHES}::test_a_wrapper_that_is_empty_or_too_long_is_refused_before_it_is_kept",
+    ),
+    113: (
+        f"{PUSHES}::test_a_frame_that_is_cut_off_is_named_and_the_next_one_works",
+        f"{PUSHES}::test_a_push_whose_last_segment_never_came_is_named",
+    ),
+    114: (f"{PUSHES}::test_a_frame_without_the_header_of_a_meter_is_named",),
+    115: (f"{PUSHES}::test_what_is_no_data_notification_is_named",),
+    116: (
+        f"{PUSHES}::test_what_its_keys_have_not_protected_is_refused",
+        f"{PUSHES}::test_a_protected_push_without_keys_is_refused",
+    ),
+    117: (
+        f"{HOME}::test_a_push_that_was_there_is_refused_also_over_a_restart_and_the_next_one_counts",
+    ),
+    118: (BAD_PUSH, f"{PUSHES}::test_no_bytes_of_a_push_make_another_error_than_a_typed_one"),
+    119: (
+        BAD_PUSH,
+        f"{PUSHES}::test_codes_and_values_in_turn_need_the_unit_to_be_given",
+    ),
+    120: (BAD_PUSH, f"{PUSHES}::test_a_local_time_that_is_not_one_moment_is_refused"),
+    121: (BAD_NEM12, BAD_ESPI, BAD_CSV, f"{FILES}::test_noise_is_no_file"),
+    122: (f"{FILES}::test_xml_with_a_document_type_is_not_read",),
+    123: (
+        f"{IMPORT}::test_a_file_longer_than_is_read_is_refused",
+        f"{FILES}::test_deep_xml_is_refused_before_it_is_kept",
+    ),
+    124: (BAD_NEM12, BAD_CSV),
+    125: (BAD_ESPI,),
+    126: (BAD_NEM12, BAD_ESPI, BAD_CSV),
+    127: (
+        BAD_NEM12,
+        BAD_CSV,
+        f"{FILES}::test_a_day_of_varying_quality_that_is_not_covered_is_refused",
+        f"{FILES}::test_a_400_record_that_is_none_is_refused",
+    ),
+    128: (BAD_NEM12, BAD_ESPI, f"{FILES}::test_a_time_that_is_not_one_moment_is_refused"),
+    129: (
+        "unit/test_meters_validation.py::test_intervals_that_do_not_make_up_windows_are_refused",
+    ),
+    130: (
+        BAD_CSV,
+        BAD_NEM12,
+        "unit/test_meters_validation.py::test_a_channel_that_the_file_has_not_is_named_as_such",
+    ),
 }
 """The tests of each row, by file and name."""
 

@@ -103,7 +103,7 @@ def test_telegrams_come_from_a_serial_port_tcp_or_a_file(tmp_path: Path) -> None
         os.write(ours, sent)
         got = b""
         while len(got) < len(sent):
-            got += port.read()
+            got += port.read() or b""
         assert (got, port.live) == (sent, True)
     os.close(ours)
     os.close(theirs)
@@ -113,10 +113,10 @@ def test_telegrams_come_from_a_serial_port_tcp_or_a_file(tmp_path: Path) -> None
         with open_source(f"tcp://127.0.0.1:{server.getsockname()[1]}") as tcp:
             got = b""
             while len(got) < len(sent):
-                got += tcp.read()
+                got += tcp.read() or b""
             assert (got, tcp.live) == (sent, True)
             with pytest.raises(Unavailable) as gone:
-                tcp.read()
+                list(iter(tcp.read, b""))
         thread.join()
     assert gone.value.reason is Reason.UNREACHABLE
 

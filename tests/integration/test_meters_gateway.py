@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gridveil.meter import Meter, MeterKeys, State
+from gridveil.meters.dlms import PushKeys, PushReader, PushRules
 from gridveil.meters.gateway import Fate, HomeGateway, News, check_registers
 from gridveil.meters.intervals import Cause, Rules
 from gridveil.meters.p1 import TelegramReader
@@ -24,6 +25,14 @@ from gridveil.protocol.errors import (
 from gridveil_services.rpc import Role
 from tests.support.clients import LeapingClock
 from tests.support.epochs import city_keys
+from tests.support.pushes import (
+    AUTHENTICATION,
+    ENCRYPTION,
+    ciphered,
+    notification,
+    objects,
+    stamp,
+)
 from tests.support.receiver import Certificates, Receiver, serving
 from tests.support.reports import CITY_ID, WINDOW
 from tests.support.telegrams import SERIAL, telegram
@@ -238,6 +247,74 @@ def test_the_kept_registers_are_their_owners_alone_and_hold_no_serial_number(hom
     assert SERIAL not in text
     assert bytes.fromhex(SERIAL).decode() not in text
     assert re.search(r'"1-0:1\.8\.1":100\b', text)
+
+
+def hear_push(home: Home, at: int, wh: int, counter: int) -> None:
+    """A protected push so many seconds after the first window began, as it is heard."""
+    home.clock.sleep(max(0.0, WINDOW + at - home.clock.now()))
+    registers = dict.fromkeys(P1_REGISTERS.codes, 0) | {"1-0:1.8.1": wh}
+    apdu = ciphered(notification(objects(stamp(WINDOW + at), registers)), counter)
+    reading = PushReader(P1_REGISTERS, PushRules(PushKeys(ENCRYPTION, AUTHENTICATION))).read(
+        apdu, home.clock.now()
+    )
+    assert reading is not None
+    home.gateway.take(reading)
+
+
+def test_a_push_that_was_there_is_refused_also_over_a_restart_and_the_next_one_counts(
+    home: Home,
+) -> None:
+    with home:
+        hear_push(home, 0, 100, 7)
+        for counter in (7, 6, 0):
+            with pytest.raises(MalformedInput, match="did not rise") as refused:
+                hear_push(home, 10, 999, counter)
+            assert refused.value.metadata == {"fault": "replay"}
+    with home:
+        with pytest.raises(MalformedInput, match="did not rise"):
+            hear_push(home, 20, 999, 7)
+        hear_push(home, Q, 150, 8)
+        home.drain()
+        home.settle()
+    assert home.sums() == {0: [50, 0]}
+
+
+def test_a_push_that_was_held_back_is_refused_by_its_clock_and_its_counter_counts_for_nothing(
+    home: Home,
+) -> None:
+    with home:
+        hear_push(home, 0, 100, 7)
+        home.clock.sleep(200)
+        with pytest.raises(MalformedInput) as refused:
+            hear_push(home, 10, 110, 90)
+        assert refused.value.metadata == {"fault": "clock"}
+        hear_push(home, Q, 150, 8)
+        home.drain()
+        home.settle()
+    assert home.sums() == {0: [50, 0]}
+
+
+def test_a_register_that_stands_still_is_told_and_its_windows_are_sent(home: Home) -> None:
+    with home:
+        for window in range(97):
+            home.hear(window * Q, 100 + 7 * window)
+            home.drain()
+            home.settle()
+    assert {one.fate for one in home.news} == {Fate.RECORDED}
+    assert len(home.sums()) == 96
+    still = [(one.start - WINDOW) // Q for one in home.news if one.still]
+    assert still == [95]
+    assert home.news[-1].still == {"import_wh"}
+
+
+def test_a_gap_begins_the_day_of_a_register_that_stands_still_anew(home: Home) -> None:
+    with home:
+        for window in (*range(90), 92, *range(93, 97)):
+            home.hear(window * Q, 100 + 7 * window)
+            home.drain()
+            home.settle()
+    assert [one.fate for one in home.news].count(Fate.RECORDED) == 89 + 4
+    assert not any(one.still for one in home.news)
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"{}", b"\xff", b"[1]", b'{"format":2}'])

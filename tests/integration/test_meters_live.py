@@ -12,7 +12,8 @@ import pytest
 
 from gridveil.clock import ScaledClock
 from gridveil.meter import Meter, MeterKeys
-from gridveil.meters.gateway import HomeGateway, News, run_p1
+from gridveil.meters.following import Follower, run_home
+from gridveil.meters.gateway import HomeGateway, News
 from gridveil.meters.intervals import Rules
 from gridveil.meters.p1 import TelegramReader
 from gridveil.meters.registers import P1_REGISTERS
@@ -85,17 +86,10 @@ def test_a_port_that_comes_and_goes_costs_no_window_and_no_energy(tmp_path: Path
             state = StateFile(tmp_path / "state", identity.meter_id)
             gateway = HomeGateway(meter, state, clock, rules, told.append)
             source = f"tcp://127.0.0.1:{port.server.getsockname()[1]}"
-            running = threading.Thread(
-                target=run_p1,
-                args=(
-                    gateway,
-                    TelegramReader(P1_REGISTERS),
-                    meter,
-                    clock,
-                    lambda: open_source(source),
-                    stop,
-                ),
+            follower = Follower(
+                gateway, TelegramReader(P1_REGISTERS), clock, lambda: open_source(source)
             )
+            running = threading.Thread(target=run_home, args=(meter, follower, stop))
             running.start()
             while len(receiver.accepted) < 2 or port.connections < 2:
                 stop.wait(0.05)

@@ -14,6 +14,7 @@ from gridveil.cli import (
     household,
     loadtest,
     log,
+    meter_files,
     meter_gateway,
     meters,
     reconcile,
@@ -46,6 +47,7 @@ totals.app.command("reconcile")(reconcile.reconcile_totals)
 totals.app.command("watchdog")(watchdog.watch_over)
 enrolment.app.command()(meters.simulate)
 enrolment.app.command()(meter_gateway.run)
+enrolment.app.command("import")(meter_files.import_file)
 enrolment.app.command()(household.check)
 totals.app.command()(totals_export.export)
 app.command()(fsck.fsck)

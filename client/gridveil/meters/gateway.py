@@ -1,38 +1,35 @@
-"""The gateway of one home: telegrams in, reports out.
+"""The gateway of one home: readings in, reports into an outbox.
 
-Each telegram is read, followed, and, where it ends a window, makes a report in the meter's outbox,
-which is sent while the next telegrams come. A window is put into the state file before it is put
-into the outbox (see :mod:`gridveil.meters.state`).
+Each reading is followed, and, where it ends a window, makes a report. A window is put into the
+state file before it is put into the outbox (see :mod:`gridveil.meters.state`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Protocol
 
 from gridveil.clock import Clock
-from gridveil.meter import Meter, ReportStatus
+from gridveil.meter import ReportStatus
 from gridveil.meters.intervals import Finding, Ignored, Interval, Lapse, Quality, Rules, follow
-from gridveil.meters.p1 import TelegramReader, Telegrams
 from gridveil.meters.registers import Reading, RegisterMap
-from gridveil.meters.sources import Source
 from gridveil.meters.state import Kept, StateFile
+from gridveil.meters.still import Runs, watch
 from gridveil.protocol.city import CityPolicy
 from gridveil.protocol.errors import GridveilError, MalformedInput, Reason, Unavailable
 
 MOST_SKEW_S = 60
 """By how much a live meter's clock may be wrong: so early, at most, is a report taken."""
 
-_AGAIN_S = 10.0
+AGAIN_S = 10.0
 """Between two tries to reach the source or the city, seconds."""
 
 _ENDS_A_WINDOW = {Reason.READING_INVALID, Reason.EQUIVOCATION}
-_FAILED_STORE = {Reason.STORE_UNAVAILABLE, Reason.STORE_FULL}
+FAILED_STORE = {Reason.STORE_UNAVAILABLE, Reason.STORE_FULL}
 
 
 class Fate(StrEnum):
@@ -59,6 +56,8 @@ class News:
     windows: int = 1
     why: str | None = None
     """Cause of a lapse, reason of a refusal."""
+    still: frozenset[str] = frozenset()
+    """Registers that may be stuck (see :mod:`gridveil.meters.still`); since the start, that is."""
 
 
 @dataclass
@@ -76,11 +75,21 @@ class Tally:
 Tell = Callable[[News | GridveilError], None]
 
 
+class Recorder(Protocol):
+    """Where the reports of one meter go: :class:`gridveil.meter.Meter` does."""
+
+    def record(self, window_start: int, values: Mapping[str, int]) -> None:
+        """As :meth:`gridveil.meter.Meter.record`."""
+
+    def status(self, window_start: int) -> Sequence[ReportStatus]:
+        """As :meth:`gridveil.meter.Meter.status`."""
+
+
 class HomeGateway:
     """Follows one home's meter. :meth:`take` is for one thread."""
 
     def __init__(
-        self, meter: Meter, state: StateFile, clock: Clock, rules: Rules, tell: Tell
+        self, meter: Recorder, state: StateFile, clock: Clock, rules: Rules, tell: Tell
     ) -> None:
         """Load what was kept; ``tell`` hears of every window, and of faults.
 
@@ -95,32 +104,49 @@ class HomeGateway:
         self.tell = tell
         self._kept = state.load()
         self._again_at = 0.0
+        self._runs: Runs = {}
+        self._watched: int | None = None
 
     def take(self, reading: Reading) -> None:
         """Follow a reading; what it concludes is on disk when this returns.
 
         Raises:
             MalformedInput: READING_INVALID with the fault ``clock`` for a live reading whose time
-                is wrong by more than :data:`MOST_SKEW_S`; nothing has changed.
+                is wrong by more than :data:`MOST_SKEW_S`, ``replay`` for one whose message has been
+                there; nothing has changed.
             Unavailable: STORE_UNAVAILABLE or STORE_FULL if a disk fails; the gateway must end.
         """
+        reading = replace(reading, meter=self._digest(reading.meter))
+        counted = self._counted(reading)
         if reading.heard is not None and abs(reading.at - reading.heard) > MOST_SKEW_S:
             raise MalformedInput(
                 Reason.READING_INVALID,
                 f"telegram: the meter's clock is wrong by more than {MOST_SKEW_S} s",
                 fault="clock",
             )
-        kept = self._kept
-        step = follow(kept.track, replace(reading, meter=self._digest(reading.meter)), self._rules)
+        kept = self._kept = replace(self._kept, counted=counted)
+        step = follow(kept.track, reading, self._rules)
         if step.ignored is not None:
             self.tally.ignored[step.ignored] += 1
             return
         before = None if kept.track is None else kept.track.point
-        self._kept = Kept(step.track, kept.pending + tuple(_sendable(step.findings)))
+        pending = kept.pending + tuple(_sendable(step.findings))
+        self._kept = Kept(step.track, pending, kept.counted)
         if step.findings or step.track.point != before:
             self._state.save(self._kept)
         for finding in step.findings:
             self._tell_unsent(finding)
+
+    def _counted(self, reading: Reading) -> tuple[str, int] | None:
+        """What the next message's counter must be above."""
+        counted = self._kept.counted
+        if reading.counter is None:
+            return counted
+        if counted is not None and counted[0] == reading.meter and reading.counter <= counted[1]:
+            raise MalformedInput(
+                Reason.READING_INVALID, "push: its invocation counter did not rise", fault="replay"
+            )
+        return reading.meter, reading.counter
 
     def drain(self, *, wait: bool) -> None:
         """Put what is pending into the outbox.
@@ -138,9 +164,9 @@ class HomeGateway:
             except GridveilError as error:
                 self._wait_for(error, wait)
                 continue
-            self._kept = Kept(self._kept.track, tuple(others))
+            self._kept = replace(self._kept, pending=tuple(others))
             self._state.save(self._kept)
-            self._say(news)
+            self._say(replace(news, still=self._stood_still(start, values)))
 
     def _record(self, start: int, values: dict[str, int]) -> News:
         """The window's fate; raises what is worth another try, or what ends the gateway."""
@@ -156,11 +182,18 @@ class HomeGateway:
             raise
         return News(start, Fate.RECORDED)
 
+    def _stood_still(self, start: int, values: Mapping[str, int]) -> frozenset[str]:
+        if self._watched != start - self._rules.length:
+            self._runs = {}
+        self._runs, still = watch(self._runs, values, self._rules.length)
+        self._watched = start
+        return still
+
     def _wait_for(self, error: GridveilError, wait: bool) -> None:
         early = error.reason is Reason.WINDOW_TOO_EARLY
-        if not early and (not isinstance(error, Unavailable) or error.reason in _FAILED_STORE):
+        if not early and (not isinstance(error, Unavailable) or error.reason in FAILED_STORE):
             raise error
-        seconds = (error.retry_after_s or 1.0) if early else _AGAIN_S
+        seconds = (error.retry_after_s or 1.0) if early else AGAIN_S
         self._again_at = self._clock.now() + seconds
         if wait:
             self._clock.sleep(seconds)
@@ -190,110 +223,6 @@ def check_registers(policy: CityPolicy, registers: RegisterMap) -> None:
     if wrong:
         what = "the city has no register" if wrong[0] not in wanted else "--register is needed for"
         raise MalformedInput(Reason.CONFIG_INVALID, f"{what} {wrong[0]}")
-
-
-def run_p1(
-    gateway: HomeGateway,
-    reader: TelegramReader,
-    meter: Meter,
-    clock: Clock,
-    opened: Callable[[], AbstractContextManager[Source]],
-    stop: threading.Event,
-) -> list[ReportStatus]:
-    """Follow a source until ``stop``; a file to its end, and until its reports are settled.
-
-    A live source that was there once is opened again for as long as it takes.
-
-    Raises:
-        Unavailable: UNREACHABLE if the source cannot be opened at first; STORE_UNAVAILABLE or
-            STORE_FULL if a disk fails.
-        GridveilError: what the meter's parameters are refused for.
-    """
-    live = True
-    with _sending(meter) as sending:
-        follower = _Follower(gateway, reader, clock, stop, sending)
-        while live and not stop.is_set():
-            try:
-                with opened() as source:
-                    live = source.live
-                    follower.begun = True
-                    follower.follow(source)
-            except Unavailable as error:
-                if error.reason in _FAILED_STORE or not follower.begun:
-                    raise
-                gateway.tell(error)
-                sending.check()
-                clock.sleep(_AGAIN_S)
-        if not live:
-            gateway.drain(wait=True)
-    sending.check()
-    return meter.status() if live else meter.flush()
-
-
-class _Sending:
-    """The thread that sends, and what it died of."""
-
-    def __init__(self) -> None:
-        self.failed: Exception | None = None
-
-    def check(self) -> None:
-        if self.failed is not None:
-            raise self.failed
-
-
-@contextmanager
-def _sending(meter: Meter) -> Iterator[_Sending]:
-    sending, stop = _Sending(), threading.Event()
-
-    def send() -> None:
-        try:
-            while not stop.is_set():
-                meter.submit_due()
-                stop.wait(0.25)
-        except Exception as error:  # told by whoever reads on: nothing would be sent any more
-            sending.failed = error
-
-    thread = threading.Thread(target=send, name="sending", daemon=True)
-    thread.start()
-    try:
-        yield sending
-    finally:
-        stop.set()
-        thread.join()
-
-
-@dataclass
-class _Follower:
-    """Reads one source after the other into a gateway."""
-
-    gateway: HomeGateway
-    reader: TelegramReader
-    clock: Clock
-    stop: threading.Event
-    sending: _Sending
-    begun: bool = False
-
-    def follow(self, source: Source) -> None:
-        telegrams = Telegrams()
-        self.gateway.drain(wait=not source.live)
-        while not self.stop.is_set() and (data := source.read()):
-            for telegram in telegrams.feed(data):
-                self._take(telegram, source.live)
-                self.gateway.drain(wait=not source.live)
-            self.sending.check()
-
-    def _take(self, telegram: str | MalformedInput, live: bool) -> None:
-        try:
-            if isinstance(telegram, MalformedInput):
-                raise telegram
-            heard = self.clock.now() if live else None
-            self.gateway.take(self.reader.read(telegram, heard))
-            self.gateway.tally.telegrams += 1
-        except MalformedInput as fault:
-            if fault.reason is not Reason.READING_INVALID:
-                raise
-            self.gateway.tally.faults[fault.metadata["fault"]] += 1
-            self.gateway.tell(fault)
 
 
 def _sendable(findings: tuple[Finding, ...]) -> Iterator[tuple[int, dict[str, int]]]:

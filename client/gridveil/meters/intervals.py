@@ -39,7 +39,11 @@ class Cause(StrEnum):
     REGISTER_SET = "register_set"
     """A register went back, or counted more than it can have."""
     GAP = "gap"
-    """No reading for longer than is estimated."""
+    """No reading for longer than is estimated; in a file, no value or half of one."""
+    CONTRADICTION = "contradiction"
+    """A file says two things of it."""
+    IMPLAUSIBLE = "implausible"
+    """A file says less than nothing, or more than a home's connection carries."""
 
 
 class Ignored(StrEnum):
@@ -60,6 +64,8 @@ class Interval:
     values: Mapping[str, int] = field(repr=False)
     """Whole Wh or varh, by the city's name of the register."""
     quality: Quality
+    still: frozenset[str] = frozenset()
+    """Registers that may be stuck (see :mod:`gridveil.meters.still`)."""
 
 
 @dataclass(frozen=True)

@@ -88,11 +88,15 @@ class TelegramReader:
         self._modulus = modulus
         self._parser = _parser((_METER, *self._codes))
 
-    def read(self, telegram: str, heard: float | None = None) -> Reading:
+    def cutter(self) -> Telegrams:
+        """What cuts a new stream."""
+        return Telegrams()
+
+    def read(self, message: str, heard: float | None = None) -> Reading:
         """The reading in a telegram.
 
         Args:
-            telegram: from ``/`` to the line of the CRC.
+            message: a telegram, from ``/`` to the line of the CRC.
             heard: when it came, Unix seconds UTC.
 
         Raises:
@@ -100,9 +104,9 @@ class TelegramReader:
                 the telegram's, ``time``, ``meter`` or ``register`` (with its OBIS code) for a line
                 that is missing, there twice or not what the standard says. Never a value.
         """
-        found = self._parse(telegram)
-        registers = {code: self._register(telegram, found, code) for code in self._codes}
-        return Reading(_meter(telegram, found), _time(telegram), registers, heard)
+        found = self._parse(message)
+        registers = {code: self._register(message, found, code) for code in self._codes}
+        return Reading(_meter(message, found), _time(message), registers, heard)
 
     def _parse(self, telegram: str) -> Any:
         from dsmr_parser.exceptions import InvalidChecksumError

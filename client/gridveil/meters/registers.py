@@ -22,6 +22,9 @@ MODULUS = 10**9
 MOST_PER_HOUR = 400_000
 """More energy an hour than any home's connection carries, Wh or varh: 400 kW."""
 
+DRAWN, FED_IN = "import_wh", "export_wh"
+"""The city's usual names for what a home draws, and feeds in."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -35,6 +38,8 @@ class Reading:
     """Cumulative energy by OBIS code, whole Wh or varh, below the register's modulus."""
     heard: float | None = None
     """Unix seconds UTC, by the clock of who read it; None for what was recorded earlier."""
+    counter: int | None = None
+    """Of the message that it came in, which authenticated it; None if nothing did."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,7 @@ class RegisterMap:
         return {name: sum(energy[code] for code in codes) for name, codes in self.names.items()}
 
 
-P1_REGISTERS = RegisterMap(
-    {"import_wh": ("1-0:1.8.1", "1-0:1.8.2"), "export_wh": ("1-0:2.8.1", "1-0:2.8.2")}
-)
+P1_REGISTERS = RegisterMap({DRAWN: ("1-0:1.8.1", "1-0:1.8.2"), FED_IN: ("1-0:2.8.1", "1-0:2.8.2")})
 """Both tariffs of each direction, as DSMR 4 and 5 have them."""
 
 

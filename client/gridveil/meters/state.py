@@ -36,6 +36,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     horizon: int
     cause: Cause
     pending: list[tuple[int, dict[str, int]]]
+    counted: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Kept:
 
     track: Track | None = None
     pending: tuple[tuple[int, dict[str, int]], ...] = field(default=(), repr=False)
+    counted: tuple[str, int] | None = None
+    """The meter of the last authenticated message, and its invocation counter."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class StateFile:
             raise _damaged()
         if file.meter_id != self.meter_id.hex():
             raise MalformedInput(Reason.CONFIG_INVALID, f"{self.path.name} is another meter's")
-        return Kept(_track(file), tuple(file.pending))
+        return Kept(_track(file), tuple(file.pending), file.counted)
 
     def save(self, kept: Kept) -> None:
         """Replace the file; on disk when this returns. Unavailable if the disk fails."""
@@ -96,6 +99,7 @@ class StateFile:
             horizon=track.horizon,
             cause=track.cause,
             pending=list(kept.pending),
+            counted=kept.counted,
         )
         try:
             write_durably(self.path, msgspec.json.encode(file))
