@@ -32,6 +32,7 @@ class Faulty:
         return {}
 
     async def forecast(self, day: date) -> Mapping[int, ForecastPoint]:
+        await asyncio.Event().wait()
         return {}
 
 
@@ -50,6 +51,18 @@ def test_a_fault_that_nobody_foresaw_ends_under_an_alarm_and_not_in_silence(
         health = asyncio.run(followed(city)).health
 
     assert (health.alarm, health.totals, health.ready) == ("INTERNAL", "INTERNAL", False)
+
+
+def test_a_day_does_not_wait_for_a_controller_that_does_not_answer(tmp_path: Path) -> None:
+    async def forecast(city: WatchedCity) -> Mapping[int, ForecastPoint]:
+        async with AsyncOperator.open(city.paths.profile("console")) as operator:
+            model = CityModel("import_wh", 900, UTC)
+            feed = Feed(model, Hub(), operator, Faulty(), ManualClock(MIDNIGHT))
+            return await asyncio.wait_for(feed.forecast(date(2026, 1, 1)), PATIENCE_S)
+
+    with WatchedCity.create(tmp_path, start=False) as city:
+        assert isinstance(city, WatchedCity)
+        assert asyncio.run(forecast(city)) == {}
 
 
 def test_what_is_older_than_the_history_is_forgotten_as_time_passes(tmp_path: Path) -> None:
