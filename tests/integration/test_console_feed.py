@@ -28,9 +28,7 @@ class Faulty:
     async def watch(
         self, since: int, on_failure: Callable[[GridveilError], None]
     ) -> AsyncGenerator[SignalRow]:
-        if since:
-            raise ZeroDivisionError("a reading of 4711 Wh")
-        yield SignalRow(1, 1, None, 0, "NEUTRAL", "NO_TOTAL", "", None, None)
+        yield SignalRow(1 // 0, 0, None, 0, "", "", "", None, None)
 
     async def signal(self) -> SignalRow:
         raise Unavailable(Reason.UNREACHABLE, "away")
@@ -39,6 +37,7 @@ class Faulty:
         return {}
 
     async def forecast(self, day: date) -> Mapping[int, ForecastPoint]:
+        await asyncio.Event().wait()
         return {}
 
 
@@ -59,6 +58,18 @@ def test_a_fault_that_nobody_foresaw_ends_under_an_alarm_and_not_in_silence(
         health = asyncio.run(followed(city)).health
 
     assert (health.alarm, health.totals, health.ready) == ("INTERNAL", "INTERNAL", False)
+
+
+def test_a_day_does_not_wait_for_a_controller_that_does_not_answer(tmp_path: Path) -> None:
+    async def forecast(city: WatchedCity) -> Mapping[int, ForecastPoint]:
+        async with AsyncOperator.open(city.paths.profile("console")) as operator:
+            model = CityModel("import_wh", 900, UTC)
+            feed = Feed(model, Hub(), operator, Faulty(), ManualClock(MIDNIGHT))
+            return await asyncio.wait_for(feed.forecast(date(2026, 1, 1)), PATIENCE_S)
+
+    with WatchedCity.create(tmp_path, start=False) as city:
+        assert isinstance(city, WatchedCity)
+        assert asyncio.run(forecast(city)) == {}
 
 
 def test_what_is_older_than_the_history_is_forgotten_as_time_passes(tmp_path: Path) -> None:

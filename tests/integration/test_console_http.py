@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from gridveil_services.console.sessions import Rights
 from tests.support.consoles import WatchedCity, watched_city
 
 BERLIN = 'time_zone = "Europe/Berlin"'
+PATIENCE_S = 8.0
 FOR_EVERYBODY = ("/login", "/public", "/public/de", "/health", "/static/console.js")
 FOR_VIEWERS = ("/api/state", "/api/day/2026-01-01", "/api/events", "/api/proof/1767225600")
 
@@ -240,6 +243,29 @@ def test_no_more_pages_are_served_than_may_be() -> None:
 
     with pytest.raises(Exhausted):
         hub.listen()
+
+
+WHOLE = b"GET /login HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", [b"", WHOLE])
+@pytest.mark.parametrize("begun", [b"", WHOLE[:-1]])
+def test_a_connection_that_does_not_finish_a_request_is_closed(
+    city: WatchedCity, monkeypatch: pytest.MonkeyPatch, before: bytes, begun: bytes
+) -> None:
+    """As many as there may be would keep everybody else out."""
+    monkeypatch.setattr("gridveil_services.console.serve.REQUEST_S", 0.5)
+    monkeypatch.setattr(city.console._server.config, "timeout_keep_alive", 0.5)
+
+    with (
+        socket.create_connection(("127.0.0.1", city.port), PATIENCE_S) as idle,
+        suppress(ConnectionResetError),
+    ):
+        idle.sendall(before)
+        assert not before or idle.recv(4_096)
+        idle.sendall(begun)
+        while idle.recv(4_096):
+            pass
 
 
 def test_a_city_can_have_no_page_for_citizens(tmp_path: Path) -> None:

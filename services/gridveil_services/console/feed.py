@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import date
@@ -34,6 +35,8 @@ from gridveil_services.console.watching import LEARNED_DAYS, Watching
 OPENED_SHOWN = 192
 """So many newest windows are asked when they were opened: what the page for citizens lists."""
 FORECASTS_KEPT = 8
+FORECAST_WAIT_S = 1.0
+"""So long a day's totals wait for its forecast, which pages are told of when it comes later."""
 _DAY_S = 86_400
 _LOOK_BACK_S = 3 * _DAY_S
 """A window that is this old is settled, or expired."""
@@ -111,6 +114,7 @@ class Feed:
         self._controller = controller
         self._clock = clock
         self._forecasts: dict[date, tuple[float, Mapping[int, ForecastPoint]]] = {}
+        self._asking: dict[date, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Follow both, until cancelled; ask now and then whether the totals service is there.
@@ -136,15 +140,27 @@ class Feed:
         at, known = self._forecasts.get(day, (-_DAY_S, {}))
         if self._clock.now() - at < self._model.length:
             return known
-        try:
-            known = await self._controller.forecast(day)
-        except GridveilError:
+        if day not in self._asking and len(self._asking) < FORECASTS_KEPT:
+            self._asking[day] = asyncio.create_task(self._ask_forecast(self._controller, day))
+        if (asking := self._asking.get(day)) is None:
             return known
+        await asyncio.wait({asking}, timeout=FORECAST_WAIT_S)
+        return self._forecasts.get(day, (0.0, known))[1]
+
+    async def _ask_forecast(self, controller: SignalSource, day: date) -> None:
+        begun = time.monotonic()
+        try:
+            known = await controller.forecast(day)
+        except GridveilError:
+            return
+        finally:
+            del self._asking[day]
         self._forecasts.pop(day, None)
         self._forecasts[day] = self._clock.now(), known
         while len(self._forecasts) > FORECASTS_KEPT:
             del self._forecasts[next(iter(self._forecasts))]
-        return known
+        if time.monotonic() - begun > FORECAST_WAIT_S:
+            self._tell_health()
 
     async def _follow_totals(self) -> None:
         while not self.health.alarm:

@@ -13,6 +13,7 @@ from types import FrameType
 import structlog
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from gridveil.clock import Clock
 from gridveil.control import AsyncControlClient
@@ -33,6 +34,8 @@ from gridveil_services.console.watching import Watching
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 MOST_CONNECTIONS = 512
 KEEP_ALIVE_S = 30
+REQUEST_S = 10.0
+"""In which a request must be there with all its headers."""
 GRACE_S = 3
 
 _log = structlog.get_logger()
@@ -54,6 +57,7 @@ class ConsoleProcess:
             port=config.port,
             log_config=None,
             access_log=False,
+            http=_Patient,
             server_header=False,
             limit_concurrency=MOST_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_S,
@@ -125,6 +129,37 @@ class ConsoleProcess:
                 await following
         if client is not None:
             await client.close()
+
+
+class _Patient(H11Protocol):
+    """The library waits for ever for all of a request; others would find no place."""
+
+    _limit: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """From the first byte of a request, or the connection, until all its headers are there."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle and not cycle.response_complete:
+            self._forget()
+        elif self._limit is None:
+            self._limit = self.loop.call_later(REQUEST_S, self.transport.abort)
+
+    def _forget(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
 
 
 class _Server(uvicorn.Server):
