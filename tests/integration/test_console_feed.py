@@ -64,7 +64,8 @@ def test_a_day_does_not_wait_for_a_controller_that_does_not_answer(tmp_path: Pat
     async def forecast(city: WatchedCity) -> Mapping[int, ForecastPoint]:
         async with AsyncOperator.open(city.paths.profile("console")) as operator:
             model = CityModel("import_wh", 900, UTC)
-            feed = Feed(model, Hub(), operator, Faulty(), ManualClock(MIDNIGHT))
+            watching = Watching(Limits(), 900)
+            feed = Feed(model, Hub(), operator, Faulty(), ManualClock(MIDNIGHT), watching)
             return await asyncio.wait_for(feed.forecast(date(2026, 1, 1)), PATIENCE_S)
 
     with WatchedCity.create(tmp_path, start=False) as city:

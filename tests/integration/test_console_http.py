@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -20,8 +23,9 @@ from cryptography.x509.oid import NameOID
 from pyarrow import parquet
 
 from gridveil.protocol.errors import Exhausted
+from gridveil_services.bootstrap.city import CityOptions, create_city
 from gridveil_services.console.headers import POLICY
-from gridveil_services.console.hub import MOST_PAGES, MOST_WAITING, Hub
+from gridveil_services.console.hub import MOST_PAGES, MOST_WAITING, Event, Hub
 from gridveil_services.console.sessions import Rights
 from tests.support.consoles import WatchedCity, watched_city
 
@@ -227,22 +231,32 @@ def test_a_range_has_its_levels_in_force(city: WatchedCity, operator: httpx2.Cli
     assert view["level"] == [0, 0, 0, 0]
 
 
-def test_a_page_that_does_not_read_is_let_go() -> None:
+async def _heard(hub: Hub) -> Event:
+    return await anext(hub.listen())
+
+
+async def test_a_page_that_does_not_read_is_let_go() -> None:
     hub = Hub()
-    hub.listen()
-    for _ in range(MOST_WAITING + 1):
+    first = asyncio.create_task(_heard(hub))
+    await asyncio.sleep(0)
+    for _ in range(MOST_WAITING + 2):
         hub.tell("window", {})
 
     assert hub.pages == 0
+    await first
 
 
-def test_no_more_pages_are_served_than_may_be() -> None:
+async def test_no_more_pages_are_served_than_may_be_and_none_that_went_before_it_looked() -> None:
     hub = Hub()
-    for _ in range(MOST_PAGES):
+    for _ in range(2 * MOST_PAGES):
         hub.listen()
+    listening = [asyncio.create_task(_heard(hub)) for _ in range(MOST_PAGES)]
+    await asyncio.sleep(0)
 
     with pytest.raises(Exhausted):
         hub.listen()
+    for task in listening:
+        task.cancel()
 
 
 WHOLE = b"GET /login HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -327,3 +341,31 @@ def self_signed(folder: Path, name: str) -> tuple[Path, Path]:
         )
     )
     return paths
+
+
+def test_a_fault_of_our_own_tells_nothing_and_has_the_security_headers(
+    city: WatchedCity, operator: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(city.console.model, "today", lambda _now: 1 // 0)
+
+    answer = operator.get("/api/state")
+
+    assert (answer.status_code, answer.text) == (500, "Internal Server Error")
+    assert answer.headers["content-security-policy"] == POLICY
+
+
+@pytest.mark.parametrize("missing", ["tls/key.pem", "checkpoint"])
+def test_what_it_needs_and_cannot_read_ends_it_with_2_and_one_line(
+    tmp_path: Path, missing: str
+) -> None:
+    paths = create_city(tmp_path / "city", CityOptions(development=True))
+    path = paths.role("console") / missing
+    path.unlink() if path.exists() else path.write_text("no checkpoint")
+    command = [sys.executable, "-m", "gridveil.cli", "console", "serve"]
+    command += ["--config", str(paths.config("console"))]
+
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stdout == ""

@@ -173,19 +173,22 @@ def altered(route: Route, field: str, spoil: object) -> None:
     route.fulfill(response=answer, body=json.dumps(body))
 
 
-def test_another_key_than_the_one_this_browser_knows_is_said_loudly(
-    browser: Browser, city: WatchedCity
+@pytest.mark.parametrize("known", ["{city} 00", "00 {key}"], ids=["key", "city"])
+def test_another_key_or_city_than_this_browser_knows_is_said_loudly_and_verifies_nothing(
+    browser: Browser, city: WatchedCity, known: str
 ) -> None:
     page = signed_in(browser, city)
     expect(page.locator("#alarm")).to_be_hidden()
+    profile = city.console.config.profile
 
-    page.evaluate(
-        "() => { for (const name of Object.keys(localStorage))"
-        " if (name.startsWith('gridveil-key-')) localStorage.setItem(name, '00'); }"
-    )
+    pinned = known.format(city=profile.city_id.hex(), key=profile.identity_key.hex())
+    page.evaluate(f"() => localStorage.setItem('gridveil-pinned', '{pinned}')")
     page.reload()
 
-    expect(page.locator("#alarm")).to_contain_text("Believe no total here")
+    expect(page.locator("#alarm")).to_be_visible()
+    expect(page.locator("#pin")).to_contain_text("NOT the one that this browser knows")
+    expect(page.locator(".badge.bad")).to_have_count(1)
+    expect(page.locator(".badge.good")).to_have_count(0)
 
 
 def test_demand_above_capacity_shows_level_3_and_ends_in_its_event(

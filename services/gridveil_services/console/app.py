@@ -29,7 +29,6 @@ from gridveil_services.console.citizens import LANGUAGES, Citizens
 from gridveil_services.console.config import ConsoleConfig
 from gridveil_services.console.exports import Exports, Format, chunks
 from gridveil_services.console.feed import Feed
-from gridveil_services.console.headers import SecurityHeaders
 from gridveil_services.console.hub import Hub
 from gridveil_services.console.login import Login
 from gridveil_services.console.model import CityModel, day_view, range_view
@@ -101,7 +100,6 @@ def make_app(
         ],
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=login.hosts),
-            Middleware(SecurityHeaders, secure=secure),
             Middleware(GZipMiddleware, minimum_size=1_000),
             # Holds nothing but what a login with a provider is in the midst of.
             Middleware(

@@ -263,7 +263,8 @@ class Feed:
                         self._controller_is("OK")
                         self._model.add_signal(signal)
                         since = max(since, signal.at)
-                        self._hub.tell("signal", signal)
+                        if signal.at >= self._clock.now() - self._model.length:
+                            self._hub.tell("signal", signal)
             except GridveilError as error:
                 self._controller_is(error.reason.value)
             await asyncio.sleep(_LATER_S)

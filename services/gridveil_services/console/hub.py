@@ -60,13 +60,14 @@ class Hub:
         """
         if len(self._queues) >= MOST_PAGES:
             raise Exhausted(Reason.OVERLOADED, "too many pages are open")
+        return self._events()
+
+    async def _events(self) -> AsyncIterator[Event]:
+        """Takes a place with the first look only: nobody keeps one who is gone before that."""
+        if self._closed:
+            return
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self._queues.add(queue)
-        if self._closed:
-            queue.put_nowait(None)
-        return self._events(queue)
-
-    async def _events(self, queue: asyncio.Queue[Event | None]) -> AsyncIterator[Event]:
         try:
             while (event := await queue.get()) is not None:
                 yield event

@@ -104,6 +104,7 @@ class CityModel:
         self.length = length
         self.zone = zone
         self._rows: dict[int, Row] = {}
+        self._newest = -1
         self._signals: dict[int, SignalRow] = {}
         self._levels: list[tuple[int, int]] = []
         self._newest_signal: SignalRow | None = None
@@ -119,19 +120,23 @@ class CityModel:
         if isinstance(outcome, ReleasedTotal) and outcome.total.window_length != self.length:
             raise MalformedInput(Reason.CONFIG_INVALID, "the windows have another length")
         row = row_of(outcome, self.register)
-        self._rows[row.window_start] = row
+        self.take([row])
         return row
 
     def take(self, rows: Iterable[Row]) -> None:
         """Take rows as they are."""
-        self._rows.update((row.window_start, row) for row in rows)
+        for row in rows:
+            self._rows[row.window_start] = row
+            if row.status == RELEASED:
+                self._newest = max(self._newest, row.window_start)
 
     def add_signal(self, signal: SignalRow) -> None:
         """Take the next signal; the first one about a window is the one shown with it.
 
         Later ones about it say that no news came.
         """
-        if self._newest_signal and signal.number <= self._newest_signal.number:
+        newest = self._newest_signal
+        if newest and signal.number <= newest.number and signal.at <= newest.at:
             return
         self._newest_signal = signal
         if not self._recent or signal.says_more_than(self._recent[-1]):
@@ -159,8 +164,7 @@ class CityModel:
     @property
     def newest(self) -> Row | None:
         """The newest window that was released."""
-        released = (row for row in self._rows.values() if row.status == RELEASED)
-        return max(released, key=lambda row: row.window_start, default=None)
+        return self._rows.get(self._newest)
 
     @property
     def newest_signal(self) -> SignalRow | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import ssl
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
@@ -17,13 +18,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from gridveil.clock import Clock
 from gridveil.control import AsyncControlClient
+from gridveil.log_view import LogView
 from gridveil.operator import AsyncOperator
+from gridveil.transport import channel_credentials
 from gridveil.watchdog.limits import Limits
 from gridveil_services.console.app import Console, make_app
 from gridveil_services.console.citizens import Citizens
 from gridveil_services.console.config import ConsoleConfig
 from gridveil_services.console.exports import Exports
 from gridveil_services.console.feed import Feed
+from gridveil_services.console.headers import SecurityHeaders
 from gridveil_services.console.hub import Hub
 from gridveil_services.console.login import Login
 from gridveil_services.console.model import CityModel
@@ -45,6 +49,12 @@ class ConsoleProcess:
     """Wires the parts of a console together."""
 
     def __init__(self, config: ConsoleConfig, clock: Clock) -> None:
+        """Check what it needs; CONFIG_INVALID or OSError if that is not there or not readable."""
+        LogView(config.profile)
+        channel_credentials(config.profile.tls)
+        if config.https is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(config.https.certificate, config.https.key)
         self.config = config
         self._clock = clock
         self.hub = Hub()
@@ -52,7 +62,8 @@ class ConsoleProcess:
         self.model = CityModel(config.register, config.window_length, config.zone)
         self.app = make_app(self.login, config.secure, self._lifespan)
         options = uvicorn.Config(
-            self.app,
+            # Outermost: an answer to a fault of ours has them too.
+            SecurityHeaders(self.app, config.secure),
             host=config.host,
             port=config.port,
             log_config=None,

@@ -196,6 +196,7 @@ export class DayChart {
     this.view.levels.forEach(([at, level], place, levels) => {
       if (!level) return;
       const until = Math.min(levels[place + 1]?.[0] ?? this.now(), last);
+      if (until <= first) return;
       const x = plot.valToPos(Math.max(at, first), "x", true);
       ctx.fillStyle = this.colour[`l${level}`];
       ctx.fillRect(x, bbox.top, plot.valToPos(until, "x", true) - x, bbox.height);

@@ -15,6 +15,7 @@ const STATUS = {
 };
 
 let state = null;
+let pinned = null;
 let view = null;
 let shownDay = null;
 let followsToday = true;
@@ -49,13 +50,14 @@ async function loadState() {
 
 // Trust on first use: a key that is not the one this browser knows is said loudly.
 function pinKey() {
-  const name = `gridveil-key-${state.city_id}`;
-  const known = localStorage.getItem(name);
-  if (!known) localStorage.setItem(name, state.identity_key);
-  const same = !known || known === state.identity_key;
-  $("pin").textContent = same ? "It is the key that this browser first saw for this city."
-    : `It is NOT the key that this browser knows for this city: ${known}.`;
-  if (!same) raise("The key-holder's key is not the one that this browser knows. Believe no total here.");
+  const told = `${state.city_id} ${state.identity_key}`;
+  const known = localStorage.getItem("gridveil-pinned") ?? told;
+  localStorage.setItem("gridveil-pinned", known);
+  const [cityId, identityKey] = known.split(" ");
+  pinned = { cityId, identityKey };
+  $("pin").textContent = known === told ? "It is the key that this browser saw first."
+    : `It is NOT the one that this browser knows, which totals are checked against: ${identityKey}, of the city ${cityId}.`;
+  if (known !== told) raise("The city or its key-holder's key is not the one that this browser knows. Believe no total here.");
 }
 
 function raise(text) {
@@ -269,7 +271,7 @@ async function check(window) {
   let verdict;
   try {
     const proof = await get(`/api/proof/${window}`);
-    const proven = await verify(proof, { cityId: state.city_id, identityKey: state.identity_key });
+    const proven = await verify(proof, pinned);
     verdict = { proven, why: proven.windowStart === window ? "" : "the proof is of another window" };
   } catch (error) {
     verdict = { why: error.message };
