@@ -39,7 +39,7 @@ DAY_AND_HOUR = 25 * 60
 """Minutes."""
 
 RINGS: list[tuple[str, str, Series, int]] = [
-    ("GridveilReportsFall", "a", {ACCEPTED: f"0+100x{DAY_AND_HOUR - 90} 135000+50x180"}, 1500),
+    ("GridveilReportsFall", "a", {ACCEPTED: f"0+100x{DAY_AND_HOUR - 90} 141000+50x180"}, 1560),
     ("GridveilLaneFalls", "a", lanes(100, 104, 40, 96), 20),
     ("GridveilRefusalBurst", "a", {REFUSED: "0+1x400 400+40x20"}, 408),
     ("GridveilRefusalBurst", "a", {REFUSED: "0x400 0+40x20"}, 408),
@@ -52,10 +52,10 @@ RINGS: list[tuple[str, str, Series, int]] = [
 """Alert, whose, what was scraped, and when to look, in minutes."""
 
 SILENT: list[tuple[str, Series, int]] = [
-    ("GridveilReportsFall", {ACCEPTED: f"0+100x{DAY_AND_HOUR + 60}"}, 1500),
+    ("GridveilReportsFall", {ACCEPTED: f"0+100x{DAY_AND_HOUR + 90}"}, 1560),
     ("GridveilReportsFall", {ACCEPTED: "0+100x200"}, 180),
-    ("GridveilReportsFall", {ACCEPTED: f"0+100x{DAY_AND_HOUR - 90} 135000+95x180"}, 1500),
-    ("GridveilLaneFalls", lanes(100, 104, 75, 96), 20),
+    ("GridveilReportsFall", {ACCEPTED: f"0+100x{DAY_AND_HOUR - 90} 141000+95x180"}, 1560),
+    ("GridveilLaneFalls", lanes(100, 104, 70, 96), 20),
     ("GridveilLaneFalls", lanes(97), 20),
     ("GridveilRefusalBurst", {REFUSED: "0+40x500"}, 450),
     ("GridveilRefusalBurst", {REFUSED: "0x400 0+3x20"}, 408),
