@@ -7,6 +7,7 @@ held back, since the outcome of a claimed window must not depend on what others 
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Sequence
 from enum import StrEnum
@@ -31,9 +32,10 @@ class Difference(StrEnum):
 
 
 class Cohorts:
-    """The cohorts of the last totals, in memory: 8 bytes a meter."""
+    """The cohorts of the last totals, in memory: 8 bytes a meter. Thread-safe."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._before: deque[npt.NDArray[np.uint64]] = deque(maxlen=REMEMBERED)
 
     def compare(self, lanes: Sequence[Sequence[bytes]]) -> Difference | None:
@@ -45,8 +47,10 @@ class Cohorts:
         """
         ids = np.frombuffer(b"".join(chain.from_iterable(lanes)), np.uint64)
         cohort = np.unique(ids[::2])
-        differences = [_difference(cohort, other) for other in self._before]
-        self._before.append(cohort)
+        with self._lock:
+            before = tuple(self._before)
+            self._before.append(cohort)
+        differences = [_difference(cohort, other) for other in before]
         if not differences:
             return None
         nearest = min(filter(None, differences), default=0)

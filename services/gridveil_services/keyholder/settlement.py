@@ -3,9 +3,9 @@
     claimed -> noise pinned -> opened -> entries published -> total durable -.
                                      `-> refusal durable --------------------+-> what follows
 
-What follows: spent keys are retired, suspicions recorded. Noise, if there is any, is added to sums
-that were opened and checked as if there were none. The failures that an outcome counts are durable
-with it, before anybody is told anything.
+What follows: spent keys are retired, suspicions recorded, cohorts compared. Noise, if there is any,
+is added to sums that were opened and checked as if there were none. The failures that an outcome
+counts are durable with it, before anybody is told anything.
 """
 
 from __future__ import annotations
@@ -136,9 +136,7 @@ class Settlement:
         epoch = self._ledger.epoch_of(keys.parameters.digest)
         if epoch is not None:
             self._retire_if_spent(epoch)
-        self._suspect(release, outcome)
-        if opening is not None:
-            self._compare(release, outcome)
+        self._hint(release, outcome, released=opening is not None)
         return opening is not None
 
     def refuse(self, window_start: int, digest: bytes, failures: int = 0) -> None:
@@ -248,27 +246,17 @@ class Settlement:
         except (GridveilError, OSError) as error:
             _log.error("spent keys cannot be destroyed yet", cause=str(error))
 
-    def _suspect(self, release: SpooledRelease, outcome: Outcome) -> None:
-        if self._suspicions is None:
-            return
+    def _hint(self, release: SpooledRelease, outcome: Outcome, *, released: bool) -> None:
+        """What follows from who was in which lane: suspicions, totals that can be subtracted."""
+        window_start = release.header.window_start
         try:
-            self._suspicions.record(
-                release.header.window_start,
-                failed=meters_of(release, outcome.failed),
-                proven=outcome.proven,
-                passed=meters_of(release, outcome.passed),
-            )
+            passed = meters_of(release, outcome.passed)
+            if self._suspicions is not None:
+                failed = meters_of(release, outcome.failed)
+                self._suspicions.record(window_start, failed, outcome.proven, passed)
+            difference = self._cohorts.compare(passed) if released else None
         except Exception as error:  # no hint is worth the answer to a release
-            window_start = release.header.window_start
-            _log.error("suspicions cannot be recorded", window=window_start, exc_info=error)
-
-    def _compare(self, release: SpooledRelease, outcome: Outcome) -> None:
-        """Tell if the total can be subtracted from another one of nearly the same meters."""
-        try:
-            difference = self._cohorts.compare(meters_of(release, outcome.passed))
-        except Exception as error:  # no hint is worth the answer to a release
-            window_start = release.header.window_start
-            _log.error("cohorts cannot be compared", window=window_start, exc_info=error)
+            _log.error("hints cannot be recorded", window=window_start, exc_info=error)
             return
         if difference is not None:
             self._observer.cohort_compared(difference)
