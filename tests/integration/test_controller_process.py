@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from gridveil.clock import ScaledClock
 from gridveil.control import Basis, ControlClient, ControlSignal
 from gridveil_services.demo.processes import ServiceProcess
 from tests.support.city import MIDNIGHT
-from tests.support.controllers import ControlledCity
+from tests.support.controllers import LENGTH, ControlledCity
 
-RATE = 300.0
+RATE = 100.0
+"""A total is stale 27 real seconds after its window."""
 
 
 def everything(city: ControlledCity) -> list[ControlSignal]:
@@ -30,7 +32,7 @@ def everything(city: ControlledCity) -> list[ControlSignal]:
 
 
 def until(client: ControlClient, basis: Basis) -> ControlSignal:
-    for signal in client.watch(1, give_up_after_s=20):
+    for signal in islice(client.watch(1, give_up_after_s=20), 20):
         if signal.basis is basis:
             return signal
     raise AssertionError
@@ -44,8 +46,10 @@ def test_a_killed_controller_goes_on_with_the_same_signals(tmp_path: Path) -> No
         controller.start()
         try:
             with city.client() as client:
-                clock.sleep(MIDNIGHT + 910 - clock.now())
-                city.publish(city.record(0, 930_000))
+                # The window that it was started in, or a later one.
+                at = int(clock.now() - MIDNIGHT) // LENGTH
+                clock.sleep(city.window(at + 1) + 1 - clock.now())
+                city.publish(city.record(at, 930_000))
                 signal = until(client, Basis.MEASURED)
                 assert (signal.level, signal.measured_w) == (2, 930_000)
             before = everything(city)

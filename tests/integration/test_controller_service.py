@@ -65,6 +65,16 @@ def busy(city: ControlledCity) -> None:
     city.pass_to(city.window(9))
 
 
+def await_watcher(city: ControlledCity) -> None:
+    """Until somebody watches: what is signalled before is not new to them."""
+    assert city.controller is not None
+    supervisor = city.controller.server._supervisor
+    deadline = time.monotonic() + 20
+    while "WatchSignals" not in {call.method.name for call in supervisor.calls()}:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def plain(signal: ControlSignal) -> dict[str, Any]:
     return {
         "at": signal.at,
@@ -130,6 +140,7 @@ def test_a_watch_for_new_signals_misses_none_over_a_restart(city: ControlledCity
 
         thread = threading.Thread(target=watch)
         thread.start()
+        await_watcher(city)
         city.pass_to(city.window(10))
         city.until_time(city.window(10))
         city.stop_controller()
