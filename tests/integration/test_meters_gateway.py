@@ -309,11 +309,11 @@ def test_a_register_that_stands_still_is_told_and_its_windows_are_sent(home: Hom
 
 def test_a_gap_begins_the_day_of_a_register_that_stands_still_anew(home: Home) -> None:
     with home:
-        for window in (*range(90), 92, *range(93, 97)):
+        for window in (*range(90), *range(92, 102)):
             home.hear(window * Q, 100 + 7 * window)
             home.drain()
             home.settle()
-    assert [one.fate for one in home.news].count(Fate.RECORDED) == 89 + 4
+    assert [one.fate for one in home.news].count(Fate.RECORDED) == 89 + 9
     assert not any(one.still for one in home.news)
 
 
