@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.sessions import SessionMiddleware
@@ -184,7 +185,9 @@ async def _day(request: Request) -> Response:
 async def _range(request: Request) -> Response:
     _user(request)
     model = _console(request).model
-    return _json(range_view(model, _windows(request, model.length)))
+    windows = _windows(request, model.length)
+    # A year takes a quarter of a second: others are served meanwhile.
+    return await run_in_threadpool(lambda: _json(range_view(model, windows)))
 
 
 async def _proof(request: Request) -> Response:

@@ -103,6 +103,7 @@ def _policy(parameters: CityParameters) -> dict[str, Any]:
         "audience": policy.entry_audience.name,
         "digest": parameters.digest.hex(),
         "epoch": parameters.epoch.epoch_id.hex(),
+        "epoch_hours": (parameters.epoch.end_window - parameters.epoch.first_window) // 3_600,
     }
 
 
