@@ -4,6 +4,7 @@ import { DayChart, yearChart } from "./chart.js";
 import {
   DASH, clockTime, duration, isoDay, megawatts, percent, shiftDay, showZone, time, windowTime, zoneShown,
 } from "./format.js";
+import { rowDifference, tileDifference } from "./judgement.js";
 import { verify } from "./verify.js";
 
 const $ = (id) => document.getElementById(id);
@@ -284,45 +285,10 @@ async function check(window) {
 // Every time figures come: those of a window that was proven before must still be the same.
 function judge(window) {
   const verdict = verdicts.get(window);
-  const why = verdict.why || difference(verdict.proven, view.windows.indexOf(window))
-    || tileDifference(verdict.proven);
+  const why = verdict.why || rowDifference(verdict.proven, view, view.windows.indexOf(window), state)
+    || tileDifference(verdict.proven, state);
   verdicts.set(window, { ...verdict, why, good: !why, size: verdict.proven?.size });
   if (why) raise(`The total of ${time(window)} does not verify: ${why}.`);
-}
-
-function difference(proven, at) {
-  if (at < 0 || view.status[at] === null) return "";
-  if (proven.status !== view.status[at]) return "the log says otherwise of this window";
-  const shown = [view.sum, view.measured, view.estimated, view.count, view.enrolled, view.lanes].map((column) => column[at]);
-  const same = `${shown}` === `${figures(proven)}` && `${view.left_out[at]}` === `${proven.leftOut ?? []}`;
-  return same ? "" : "the figures shown are not those that were signed";
-}
-
-function tileDifference(proven) {
-  const newest = state.newest;
-  if (newest?.window_start !== proven.windowStart || newest.status !== "released") return "";
-  const [sum, , , count, enrolled] = figures(proven);
-  const same = sum === newest.sum && count === newest.count && enrolled === newest.enrolled;
-  return same ? "" : "the demand shown is not what was signed";
-}
-
-// Sum, power measured and estimated, meters, enrolled meters, lanes: all that the page may show of
-// what was signed, computed from it.
-function figures(proven) {
-  if (proven.status !== "released") return [null, null, null, null, null, null];
-  const { unit, sum } = proven.sums[state.register] ?? {};
-  if (unit !== "Wh" || proven.windowLength !== state.window_length) return [];
-  const { count, enrolled, lanes } = proven;
-  const measured = floorOf(sum * 3600n, proven.windowLength);
-  const estimated = count === enrolled || !count ? null
-    : floorOf(sum * 3600n * BigInt(enrolled), proven.windowLength * count);
-  return [Number(sum), measured, estimated, count, enrolled, lanes];
-}
-
-// Towards minus infinity, as the console does: a sum with noise may be negative.
-function floorOf(above, below) {
-  const whole = above / BigInt(below);
-  return Number(above < 0n && whole * BigInt(below) !== above ? whole - 1n : whole);
 }
 
 async function verifyAll() {
