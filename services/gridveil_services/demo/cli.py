@@ -11,7 +11,7 @@ import typer
 from gridveil.protocol.errors import MalformedInput, Reason
 
 WINDOWS = 4
-WINDOWS_WATCHED = 24
+WINDOWS_WATCHED = 16
 
 app = typer.Typer(add_completion=False)
 
@@ -27,7 +27,7 @@ def demo(
     ] = None,
     meters: Annotated[int, typer.Option(help="Households, 100 or more.")] = 120,
     windows: Annotated[
-        int | None, typer.Option(help="Quarter-hours to play: 4, with --console 24.")
+        int | None, typer.Option(help="Quarter-hours to play: 4, with --console 16.")
     ] = None,
     start: Annotated[
         str | None,
