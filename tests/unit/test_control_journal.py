@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -145,16 +146,71 @@ def test_what_is_older_than_the_retention_is_forgotten(made: Made) -> None:
     made.wait(900)
     old = len(made.shown())
     made.wait(RETENTION_S + 1_800)
+    late = RETENTION_S // 900 + 10
+    made.settle(late)
 
     made.wait(86_400)
 
     assert old == 2
-    assert len(made.shown()) == 2
-    assert made.journal.windows() == []
+    assert len(made.shown()) == 3
+    assert [window.window_start for window in made.journal.windows()] == [START + late * 900]
     newest = made.signaller.newest()
-    assert (newest.number, newest.signal.basis) == (4, Basis.NEUTRAL)
+    assert (newest.number, newest.signal.basis) == (5, Basis.NEUTRAL)
     made.journal.close()
-    assert [entry.number for entry in read_journal(made.path)] == [3, 4]
+    assert [entry.number for entry in read_journal(made.path)] == [3, 4, 5]
+
+
+def test_a_clock_that_is_far_ahead_for_a_moment_makes_nothing_forgotten(made: Made) -> None:
+    made.fill()
+    known, before = made.journal.windows(), made.shown()
+
+    made.wait(2 * RETENTION_S)
+
+    assert made.journal.windows() == known
+    assert made.shown()[:-1] == before
+
+
+def test_while_the_clock_is_set_back_no_signal_is_shown_or_made(made: Made) -> None:
+    made.settle(0, 1_200_000)
+    made.settle(1, 1_200_000)
+    now = made.clock.now()
+    watching = made.signaller.watch(0, lambda: True)
+    made.clock.move_to(now - 3_600)
+    made.signaller.tick()
+
+    for ask in (
+        made.signaller.newest,
+        lambda: next(watching),
+        lambda: made.signaller.settle([Gap(0, START - 3_600, "REFUSED")]),
+    ):
+        with pytest.raises(Unavailable) as refused:
+            ask()
+        assert refused.value.reason is Reason.STORE_UNAVAILABLE
+
+    made.clock.move_to(now + 10)
+    made.settle(2, 500_000)
+    assert made.signaller.newest().number == 3
+
+
+def test_a_watcher_is_told_when_the_clock_is_set_back(made: Made) -> None:
+    made.settle(0)
+    told: list[GridveilError] = []
+    waiting = threading.Event()
+
+    def watch() -> None:
+        try:
+            next(made.signaller.watch(0, lambda: waiting.set() or True))
+        except GridveilError as error:
+            told.append(error)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    assert waiting.wait(10)
+    made.clock.move_to(made.clock.now() - 3_600)
+    made.signaller.tick()
+    watcher.join(10)
+
+    assert [error.reason for error in told] == [Reason.STORE_UNAVAILABLE]
 
 
 def test_a_journal_of_another_city_is_refused(made: Made) -> None:
