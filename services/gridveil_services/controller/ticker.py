@@ -39,9 +39,7 @@ class Ticker:
             try:
                 self._signaller.tick()
                 if self._signaller.is_behind and not behind:
-                    _log.error(
-                        "the clock was set back: nothing is signalled meanwhile"
-                    )
+                    _log.error("the clock was set back: nothing is signalled meanwhile")
                 behind = self._signaller.is_behind
                 missing = self._signaller.next_tick - self._clock.now()
                 delay = min(max(self._clock.real(missing), 0.0), _LOOK_S)
