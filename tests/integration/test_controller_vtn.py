@@ -400,6 +400,26 @@ def test_a_vtn_that_knows_no_pages_is_asked_twice_at_most(
     assert sum(method == "GET" for method, _ in vtn.requests) <= 2
 
 
+def test_an_object_that_the_vtn_always_fails_at_keeps_no_other_waiting(
+    tmp_path: Path, vtn: Vtn
+) -> None:
+    controlled = Controlled(tmp_path, vtn.url, vtn.ca, reports=True)
+    instance = controlled.journal.instance
+    name = f"gridveil-{instance}-3"
+    vtn.poison |= {f"{name}-1", f"gridveil-{instance}-w{START}"}
+    for _ in range(3):
+        controlled.signal(1_100_000)
+    controlled.send(6)
+    assert vtn.names() == [name, f"{name}-2"]
+    vtn.poison.remove(f"{name}-1")
+
+    controlled.send(10)
+
+    assert vtn.names() == [name, f"{name}-2", f"{name}-1"]
+    assert vtn.names("/reports") == [f"gridveil-{instance}-w{START + at}" for at in (900, 1_800)]
+    controlled.close()
+
+
 def test_an_object_that_was_taken_without_an_answer_is_not_sent_twice(
     vtn: Vtn, controlled: Controlled
 ) -> None:

@@ -8,10 +8,11 @@ windows, for the forecast, and what became of the objects for the VTN.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import apsw
@@ -43,6 +44,9 @@ class Kind(IntEnum):
 
     EVENT = 1
     REPORT = 2
+
+
+_NONE_BEHIND: Mapping[Kind, int] = MappingProxyType({})
 
 
 class Draft(NamedTuple):
@@ -217,10 +221,11 @@ class Journal:
             )
         ]
 
-    def next_parcel(self) -> tuple[Parcel | None, int]:
+    def next_parcel(self, behind: Mapping[Kind, int] = _NONE_BEHIND) -> tuple[Parcel | None, int]:
         """What to send next, and how many events it supersedes: they are marked so.
 
-        Events of the newest signal come first, in their order; then reports, the oldest first.
+        Events of the newest signal come first, in their order; then reports, the oldest first. Of
+        a kind, those up to the place ``behind`` come last.
         """
         with self._database.transaction() as writer:
             writer.execute(
@@ -231,7 +236,9 @@ class Journal:
             superseded = writer.changes()
             rows: list[Any] = writer.execute(
                 "SELECT place, number, kind, name, body, tried FROM deliveries"
-                " WHERE state = 2 ORDER BY kind, place LIMIT 1"
+                " WHERE state = 2"
+                " ORDER BY kind, place <= CASE kind WHEN ? THEN ? ELSE ? END, place LIMIT 1",
+                (Kind.EVENT, behind.get(Kind.EVENT, 0), behind.get(Kind.REPORT, 0)),
             ).fetchall()
         for place, number, kind, name, body, tried in rows:
             return Parcel(place, number, Kind(kind), name, body, bool(tried)), superseded
