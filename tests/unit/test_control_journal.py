@@ -13,7 +13,14 @@ import pytest
 from gridveil.cli.fsck import Found, check_path
 from gridveil.clock import ManualClock
 from gridveil.fsck import Trust, checkers
-from gridveil.protocol.errors import GridveilError, MalformedInput, Reason, Unavailable, WrongState
+from gridveil.protocol.errors import (
+    GridveilError,
+    IntegrityLost,
+    MalformedInput,
+    Reason,
+    Unavailable,
+    WrongState,
+)
 from gridveil_services.controller.core import Basis, Gap, Settled
 from gridveil_services.controller.history import History
 from gridveil_services.controller.journal import RETENTION_S, Journal
@@ -260,6 +267,30 @@ def test_fsck_names_what_is_wrong_with_a_journal(made: Made, change: str, proble
 
     assert found is Found.DAMAGED
     assert problem in str(answer["problem"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE journal SET state = X'7b'",
+        "UPDATE rules SET rules = X'7b'",
+        "UPDATE journal SET signal = X'7b'",
+        "INSERT INTO controller SELECT * FROM controller",
+    ],
+)
+def test_a_journal_that_says_what_was_never_written_is_refused(made: Made, change: str) -> None:
+    made.settle(0)
+    made.journal.close()
+    with closing(apsw.Connection(str(made.path))) as other:
+        other.execute(change)
+
+    def show() -> None:
+        made.open()
+        made.signaller.newest()
+
+    with pytest.raises(IntegrityLost) as refused:
+        show()
+    assert refused.value.reason is Reason.PARTIAL_CORRUPT
 
 
 def test_a_journal_in_use_is_not_opened_twice(made: Made) -> None:

@@ -13,18 +13,20 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import apsw
 import msgspec
 
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil_services.controller.core import Event, Gap, Settled, Signal, State
-from gridveil_services.controller.database import Database
+from gridveil_services.controller.database import Database, damaged
 from gridveil_services.controller.rules import ControlRules
 
 RETENTION_S = 400 * 86_400
 """How long events, windows and deliveries are kept: a year, and the weeks to compare it with."""
+
+T = TypeVar("T")
 
 _LOOK = "SELECT number, signal FROM journal"
 
@@ -106,7 +108,7 @@ class Parcel(NamedTuple):
 
 
 class Journal:
-    """Raises what :class:`Database` does."""
+    """Raises what :class:`Database` does; PARTIAL_CORRUPT also for what it never wrote."""
 
     def __init__(self, path: Path, city_id: bytes, now: int) -> None:
         """Open the journal of a city's controller, or begin one at ``now`` (Unix seconds).
@@ -127,7 +129,7 @@ class Journal:
                 writer.execute(
                     "INSERT INTO controller VALUES (?, ?, ?)", (city_id, secrets.token_hex(4), now)
                 )
-        ((found, self.instance, self.begun),) = self._database.rows("SELECT * FROM controller")
+        found, self.instance, self.begun = _only(self._database.rows("SELECT * FROM controller"))
         if found != city_id:
             raise MalformedInput(Reason.CONFIG_INVALID, "the journal is of another city")
 
@@ -152,7 +154,7 @@ class Journal:
         """The number of the newest entry, 0 if there is none, and the state that it left."""
         query = "SELECT number, state FROM journal ORDER BY number DESC LIMIT 1"
         for number, state in self._database.rows(query):
-            return number, msgspec.json.decode(state, type=State)
+            return number, _decoded(state, State)
         return 0, State()
 
     def append(self, entries: Sequence[Entry], history: Iterable[Settled | Gap] = ()) -> None:
@@ -189,7 +191,7 @@ class Journal:
     def rules(self) -> list[tuple[int, ControlRules]]:
         """The rules that were in force, each with the number of the first entry made by them."""
         rows = self._database.rows("SELECT since, rules FROM rules ORDER BY since")
-        return [(since, msgspec.json.decode(rules, type=ControlRules)) for since, rules in rows]
+        return [(since, _decoded(rules, ControlRules)) for since, rules in rows]
 
     def signals(self, from_: int, after: int, most: int) -> list[Shown]:
         """At most ``most`` signals at or after a time, and behind a number, in order."""
@@ -201,15 +203,14 @@ class Journal:
 
     def signal(self, number: int) -> Shown:
         """The signal with a number that the journal has."""
-        ((found, signal),) = self._database.rows(f"{_LOOK} WHERE number = ?", (number,))
-        return self._shown(found, signal)
+        return self._shown(*_only(self._database.rows(f"{_LOOK} WHERE number = ?", (number,))))
 
     def _shown(self, number: int, signal: bytes) -> Shown:
         objects = self._database.rows(
             "SELECT body, state FROM deliveries WHERE number = ? AND kind = ? ORDER BY place",
             (number, Kind.EVENT),
         )
-        decoded = msgspec.json.decode(signal, type=Signal)
+        decoded = _decoded(signal, Signal)
         return Shown(number, decoded, [(body, Delivery(state)) for body, state in objects])
 
     def windows(self) -> list[Window]:
@@ -280,6 +281,20 @@ class Journal:
             )
             writer.execute("DELETE FROM windows WHERE window_start < ?", (before,))
             writer.execute("DELETE FROM deliveries WHERE at < ?", (before,))
+
+
+def _decoded(encoded: bytes, kind: type[T]) -> T:
+    """What an entry says; PARTIAL_CORRUPT if it is none that was written here."""
+    try:
+        return msgspec.json.decode(encoded, type=kind)
+    except (msgspec.DecodeError, MalformedInput):
+        raise damaged() from None
+
+
+def _only(rows: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+    if len(rows) != 1:
+        raise damaged()
+    return rows[0]
 
 
 def _grid(rules: ControlRules) -> tuple[str, int]:
