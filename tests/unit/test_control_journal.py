@@ -204,9 +204,13 @@ def test_a_watcher_is_told_when_the_clock_is_set_back(made: Made) -> None:
     told: list[GridveilError] = []
     waiting = threading.Event()
 
+    def is_active() -> bool:
+        waiting.set()
+        return True
+
     def watch() -> None:
         try:
-            next(made.signaller.watch(0, lambda: waiting.set() or True))
+            next(made.signaller.watch(0, is_active))
         except GridveilError as error:
             told.append(error)
 
