@@ -273,6 +273,22 @@ def test_fsck_names_what_is_wrong_with_a_journal(made: Made, change: str, proble
     assert problem in str(answer["problem"])
 
 
+def test_the_newest_of_many_signals_are_found_without_reading_the_others(made: Made) -> None:
+    made.fill()
+    looks: list[None] = []
+
+    def look() -> bool:
+        looks.append(None)
+        return False
+
+    made.journal._database._connection.set_progress_handler(look, 10)
+    found = made.journal.signals(int(made.clock.now()), 0, 500)
+    made.journal.next_parcel()
+
+    assert [shown.number for shown in found] == [199]
+    assert len(looks) < 40
+
+
 @pytest.mark.parametrize(
     "change",
     [
