@@ -14,20 +14,13 @@ import pytest
 from openadr3.api import OpenADRClient
 from openadr3.auth import fetch_token
 
-from gridveil.clock import ManualClock
 from gridveil.control import Delivery as Shown
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil_services.controller.config import ControllerConfig
-from gridveil_services.controller.core import Gap, Settled
-from gridveil_services.controller.history import History
-from gridveil_services.controller.journal import Delivery, Journal, Kind
-from gridveil_services.controller.rules import ControlRules
-from gridveil_services.controller.signalling import Signaller
+from gridveil_services.controller.journal import Delivery, Kind
 from gridveil_services.controller.vtn.client import VtnClient
-from gridveil_services.controller.vtn.config import VtnAccess, VtnConfig
-from gridveil_services.controller.vtn.drafts import Drafter
+from gridveil_services.controller.vtn.config import VtnAccess
 from gridveil_services.controller.vtn.failure import Failure
-from gridveil_services.controller.vtn.sender import Sender
 from tests.support.controllers import ControlledCity
 from tests.support.ports import spare_port
 from tests.support.vtn import (
@@ -40,105 +33,7 @@ from tests.support.vtn import (
     make_identity,
     serving_vtn,
 )
-
-CITY = b"c" * 16
-START = 1_767_225_600
-RULES = ControlRules(
-    capacity_w=1_000_000,
-    hysteresis_w=10_000,
-    ramp_limit_w=900_000,
-    sites_w={"works": 300_000, "mall": 100_000},
-    sites_share_w=200_000,
-)
-
-
-class Seen:
-    """What an observer is told."""
-
-    def __init__(self) -> None:
-        self.ended: list[tuple[Kind, Delivery]] = []
-        self.failures: list[Failure] = []
-
-    def concluded(self, kind: Kind, delivery: Delivery) -> None:
-        self.ended.append((kind, delivery))
-
-    def failed(self, failure: Failure) -> None:
-        self.failures.append(failure)
-
-
-class Controlled:
-    """Signals, and a sender that a test steps; its time is skipped over, not waited for."""
-
-    def __init__(
-        self,
-        folder: Path,
-        url: str,
-        ca: Path | None,
-        *,
-        reports: bool = False,
-        scope: str | None = None,
-    ) -> None:
-        secret = folder / "secret"
-        secret.write_text(SECRET + "\n")
-        access = VtnAccess(url, f"{url}/auth/token", CLIENT, secret, scope, ca)
-        self.config = VtnConfig(PROGRAM, REPORT_EVENT if reports else None, access)
-        self.path = folder / "controller.db"
-        self.clock = ManualClock(START + 1_220)
-        self.seen = Seen()
-        self.skipped_s = 0.0
-        self.at = 0
-        self.open()
-
-    def open(self) -> None:
-        self.journal = Journal(self.path, CITY, START)
-        history = History(RULES, self.journal.windows())
-        drafter = Drafter(
-            RULES,
-            PROGRAM,
-            self.config.report_event,
-            self.journal.instance,
-            Delivery.PENDING,
-        )
-        self.signaller = Signaller(RULES, self.journal, history, self.clock, drafter)
-        assert self.config.access is not None
-        self.client = VtnClient(self.config.access)
-        self.sender = Sender(
-            self.journal, self.config, self.client, self.seen, lambda: self.skipped_s
-        )
-
-    def close(self) -> None:
-        self.client.close()
-        self.journal.close()
-
-    def reopen(self) -> None:
-        self.close()
-        self.open()
-
-    def signal(self, power_w: int = 500_000) -> str:
-        """Make a signal; the name of its first event."""
-        self.clock.move_to(START + (self.at + 1) * 900 + 320)
-        self.signaller.settle([Settled(0, START + self.at * 900, power_w // 4, 100, 100)])
-        self.at += 1
-        return f"gridveil-{self.journal.instance}-{self.signaller.newest().number}"
-
-    def gap(self) -> None:
-        self.clock.move_to(START + (self.at + 1) * 900 + 320)
-        self.signaller.settle([Gap(0, START + self.at * 900, "REFUSED")])
-        self.at += 1
-
-    def send(self, steps: int = 20) -> list[float]:
-        """Step until nothing waits, at most so often; how long it wanted to wait in between."""
-        waits = []
-        for _ in range(steps):
-            wait = self.sender.step()
-            waits.append(wait)
-            self.skipped_s += wait
-            if not self.journal.pending():
-                break
-        return waits
-
-    def states(self, number: int) -> list[Delivery]:
-        return [state for _, state in self.journal.signal(number).objects]
+from tests.support.vtn_senders import START, Controlled
 
 
 @pytest.fixture
@@ -312,112 +207,6 @@ def test_without_a_token_nothing_is_sent_and_it_is_tried_again(
 
     assert controlled.seen.failures == [Failure.NO_TOKEN] * 2
     assert vtn.attempted == [name]
-
-
-def test_of_a_vtn_that_takes_no_token_only_we_are_refused(
-    vtn: Vtn, controlled: Controlled, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = controlled.signal()
-    with monkeypatch.context() as patched:
-        patched.setattr(vtn, "knows", lambda _authorization: False)
-        controlled.send(2)
-    assert controlled.seen.failures[:1] == [Failure.NO_TOKEN]
-    assert controlled.states(1) == [Delivery.PENDING]
-
-    controlled.send()
-
-    assert vtn.names() == [name]
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        {},
-        {"token_type": "Bearer", "expires_in": 1},
-        {"access_token": "a", "token_type": 5},
-        {"access_token": "a", "token_type": "mac"},
-        {"access_token": 5, "token_type": "Bearer"},
-        {"access_token": "a\r\nb", "token_type": "Bearer"},
-        {"access_token": "ä", "token_type": "Bearer"},
-        {"access_token": "a", "token_type": "Bearer", "expires_in": float("inf")},
-    ],
-)
-def test_what_is_no_token_is_none(
-    vtn: Vtn, controlled: Controlled, monkeypatch: pytest.MonkeyPatch, answer: dict[str, object]
-) -> None:
-    name = controlled.signal()
-    with monkeypatch.context() as patched:
-        patched.setattr(vtn, "grant", lambda _form: (200, answer))
-        controlled.send(1)
-    assert controlled.seen.failures == [Failure.NO_TOKEN]
-
-    controlled.send()
-
-    assert vtn.names() == vtn.attempted == [name]
-
-
-def test_a_token_in_an_answer_of_many_megabytes_is_not_read(
-    vtn: Vtn, controlled: Controlled, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    grant = vtn.grant
-    monkeypatch.setattr(vtn, "grant", lambda form: (200, grant(form)[1] | {"x": "x" * 2**23}))
-    controlled.signal()
-
-    controlled.send(2)
-
-    assert controlled.seen.failures == [Failure.UNREACHABLE] * 2
-    assert vtn.attempted == []
-
-
-@pytest.mark.parametrize(
-    "value",
-    ["Mon, 01 Jan 2024 00:00:00 +99999999999999999999", "Mon, 99999999999999999999 Jan 2024", "-5"],
-)
-def test_a_time_to_come_back_that_is_none_is_passed_over(
-    vtn: Vtn, controlled: Controlled, value: str
-) -> None:
-    vtn.tricks += [Trick(429, {"Retry-After": value})]
-    name = controlled.signal()
-
-    waits = controlled.send()
-
-    assert waits[0] <= 0.5
-    assert vtn.names() == [name]
-
-
-@pytest.mark.parametrize("count", [50, 60])
-def test_a_vtn_that_knows_no_pages_is_asked_twice_at_most(
-    vtn: Vtn, controlled: Controlled, monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
-    others = [{"eventName": f"other-{at}"} for at in range(count)]
-    monkeypatch.setattr(vtn, "listed", lambda _path, _query: others)
-    vtn.tricks += [Trick(500)]
-    name = controlled.signal()
-
-    controlled.send(3)
-
-    assert vtn.names() == [name]
-    assert sum(method == "GET" for method, _ in vtn.requests) <= 2
-
-
-def test_an_object_that_the_vtn_always_fails_at_keeps_no_other_waiting(
-    tmp_path: Path, vtn: Vtn
-) -> None:
-    controlled = Controlled(tmp_path, vtn.url, vtn.ca, reports=True)
-    instance = controlled.journal.instance
-    name = f"gridveil-{instance}-3"
-    vtn.poison |= {f"{name}-1", f"gridveil-{instance}-w{START}"}
-    for _ in range(3):
-        controlled.signal(1_100_000)
-    controlled.send(6)
-    assert vtn.names() == [name, f"{name}-2"]
-    vtn.poison.remove(f"{name}-1")
-
-    controlled.send(10)
-
-    assert vtn.names() == [name, f"{name}-2", f"{name}-1"]
-    assert vtn.names("/reports") == [f"gridveil-{instance}-w{START + at}" for at in (900, 1_800)]
-    controlled.close()
 
 
 def test_an_object_that_was_taken_without_an_answer_is_not_sent_twice(
