@@ -368,6 +368,10 @@ def test_a_vtn_that_does_not_answer_delays_no_signal(tmp_path: Path, vtn: Vtn) -
     [
         (("https://", "http://"), "vtn.url"),
         (("localhost:", "u:p@localhost:"), "vtn.url"),
+        (('"\ntoken_url', '#"\ntoken_url'), "vtn.url"),
+        (('"\ntoken_url', '?"\ntoken_url'), "vtn.url"),
+        (('/auth/token"', '/auth token"'), "vtn.token_url"),
+        (('/auth/token"', '/auth\\ntoken"'), "vtn.token_url"),
         (('program_id = "city-dr"', 'program_id = "city dr"'), "1 to 128 letters"),
         (('client_id = "gridveil-controller"\n', ""), "belong together"),
         (("vtn.secret", "nothing"), "client_secret_file"),
