@@ -167,6 +167,18 @@ def test_what_is_older_than_the_retention_is_forgotten(made: Made) -> None:
     assert [entry.number for entry in read_journal(made.path)] == [3, 4, 5]
 
 
+def test_a_window_that_was_forgotten_is_not_acted_on_again(made: Made) -> None:
+    made.settle(0)
+    made.settle(RETENTION_S // 900 + 10)
+    made.wait(86_400)
+    before = made.shown()
+    assert [window.window_start for window in made.journal.windows()] != [START]
+
+    made.signaller.settle([Settled(0, START, 232_500, 100, 100)])
+
+    assert made.shown() == before
+
+
 def test_a_clock_that_is_far_ahead_for_a_moment_makes_nothing_forgotten(made: Made) -> None:
     made.fill()
     known, before = made.journal.windows(), made.shown()

@@ -85,7 +85,13 @@ class Signaller:
             GridveilError: what the journal raises; nothing was shown.
         """
         with self._changed:
-            fresh = [one for one in windows if not self._history.knows(one.window_start)]
+            # One that was forgotten is not news.
+            oldest = self._clock.now() - RETENTION_S
+            fresh = [
+                one
+                for one in windows
+                if one.window_start >= oldest and not self._history.knows(one.window_start)
+            ]
             if any(self._end(one) > self._clock.now() for one in fresh):
                 raise WrongState(
                     Reason.WINDOW_OPEN, "a window was settled that has not ended by this clock"
