@@ -208,3 +208,11 @@ def test_days_that_are_asked_for_at_once_leave_a_worker_for_signals() -> None:
 
     assert ended.qsize() == workers - 1
     assert "OVERLOADED" not in ended.queue
+
+
+@pytest.mark.parametrize("day", [date(2026, 3, 29), date(2026, 4, 1)])
+def test_a_day_of_23_hours_may_have_no_window_of_24(day: date) -> None:
+    rules = ControlRules(capacity_w=100, hysteresis_w=0, ramp_limit_w=1, window_length=86_400)
+    zone, noon = ZoneInfo("Atlantic/Azores"), 1_775_044_800
+    found = Forecasts(History(rules), zone, 86_400, ManualClock(noon)).day(day)
+    assert len(found.points) == len(windows_of(day, zone, 86_400)) == (day.month == 4)

@@ -10,7 +10,7 @@ from datetime import date, tzinfo
 import numpy as np
 
 from gridveil.clock import Clock
-from gridveil.days import day_of, same_time_before, windows_of
+from gridveil.days import day_of, midnight, same_time_before
 from gridveil.protocol.errors import Exhausted, MalformedInput, Reason
 from gridveil.protocol.v1 import controller_pb2
 from gridveil_services.controller.forecast import Forecast, Forecaster, Method
@@ -83,15 +83,15 @@ class Forecasts:
         """What was computed of the same windows as are known now."""
         with self._lock:
             known, forecast = self._kept.get(day, (None, None))
-            if forecast is None or known != self._history.settled_before(self._midnight(day)):
+            if forecast is None or known != self._history.settled_before(midnight(day, self._zone)):
                 return None
             self._kept.move_to_end(day)
             return forecast
 
     def _renew(self, day: date) -> Forecast:
-        midnight = self._midnight(day)
-        known = self._history.settled_before(midnight)
-        forecast = self._compute(day, midnight)
+        begins = midnight(day, self._zone)
+        known = self._history.settled_before(begins)
+        forecast = self._compute(day, begins)
         with self._lock:
             self._kept[day] = known, forecast
             self._kept.move_to_end(day)
@@ -99,12 +99,9 @@ class Forecasts:
                 self._kept.popitem(last=False)
         return forecast
 
-    def _midnight(self, day: date) -> int:
-        return windows_of(day, self._zone, self._length)[0]
-
-    def _compute(self, day: date, midnight: int) -> Forecast:
+    def _compute(self, day: date, begins: int) -> Forecast:
         demand = self._history.demand_w()
-        before = {window: power for window, power in demand.items() if window < midnight}
+        before = {window: power for window, power in demand.items() if window < begins}
         return Forecaster(before, self._zone, self._length).day(day)
 
     def _point(
