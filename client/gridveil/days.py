@@ -24,7 +24,7 @@ def windows_of(day: date, zone: tzinfo, length: int) -> range:
     Windows are aligned to UTC: those of an hour do not begin at midnight where the zone's offset
     is not of whole hours.
     """
-    begins, ends = (_midnight(day + timedelta(days=days), zone) for days in (0, 1))
+    begins, ends = (midnight(day + timedelta(days=days), zone) for days in (0, 1))
     return range(-(-begins // length) * length, -(-ends // length) * length, length)
 
 
@@ -50,5 +50,6 @@ def same_time_before(window_start: int, days: int, zone: tzinfo) -> int:
     return int(before.astimezone(UTC).timestamp())
 
 
-def _midnight(day: date, zone: tzinfo) -> int:
+def midnight(day: date, zone: tzinfo) -> int:
+    """When a local day begins, Unix seconds."""
     return int(datetime.combine(day, time(), zone).astimezone(UTC).timestamp())

@@ -8,6 +8,8 @@ from gridveil.protocol.errors import Exhausted, GridveilError, Reason, Unavailab
 
 _FIRST_DELAY_S = 0.2
 _LONGEST_DELAY_S = 10.0
+_LONGEST_RETRY_AFTER_S = 300.0
+"""Whatever a server asks for: one answer must not end a watch for ever."""
 
 
 class Reconnection:
@@ -46,4 +48,4 @@ class Reconnection:
         delay = min(_FIRST_DELAY_S * 2.0**self._failures, _LONGEST_DELAY_S)
         self._failures = min(self._failures + 1, 10)
         delay *= secrets.SystemRandom().uniform(0.5, 1)
-        return max(delay, error.retry_after_s or 0.0)
+        return max(delay, min(error.retry_after_s or 0.0, _LONGEST_RETRY_AFTER_S))

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import date, timedelta
 from pathlib import Path
+from queue import Queue
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from gridveil.clock import ManualClock
 from gridveil.days import windows_of
-from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil.protocol.errors import Exhausted, MalformedInput, Reason
 from gridveil.protocol.v1 import controller_pb2
 from gridveil_services.controller.core import Gap, Settled
 from gridveil_services.controller.forecasts import Forecasts, parse_day
 from gridveil_services.controller.history import History, read_recorded
 from gridveil_services.controller.journal import Window
 from gridveil_services.controller.rules import ControlRules
+from gridveil_services.rpc import ServerOptions
 
 ZONE = ZoneInfo("Europe/Zurich")
 RULES = ControlRules(capacity_w=1_000_000, hysteresis_w=1, ramp_limit_w=1)
@@ -179,3 +182,37 @@ def test_what_is_no_day_is_refused(value: str) -> None:
     with pytest.raises(MalformedInput) as refused:
         parse_day(value)
     assert refused.value.reason is Reason.FIELD_FORMAT
+
+
+def test_days_that_are_asked_for_at_once_leave_a_worker_for_signals() -> None:
+    workers, today = ServerOptions.workers, date(2026, 5, 4)
+    made = forecasts(History(RULES), today)
+    made.day(today)
+    ended: Queue[str] = Queue()
+
+    def ask(days: int) -> None:
+        try:
+            ended.put(made.day(today - timedelta(days=days)).day)
+        except Exhausted as error:
+            ended.put(error.reason)
+
+    asking = [threading.Thread(target=ask, args=(days,)) for days in range(1, workers + 1)]
+    with made._computing:
+        for thread in asking:
+            thread.start()
+        assert ended.get(timeout=20) == "OVERLOADED"
+        # What is known already needs nobody's turn.
+        assert made.day(today).day == today.isoformat()
+    for thread in asking:
+        thread.join(20)
+
+    assert ended.qsize() == workers - 1
+    assert "OVERLOADED" not in ended.queue
+
+
+@pytest.mark.parametrize("day", [date(2026, 3, 29), date(2026, 4, 1)])
+def test_a_day_of_23_hours_may_have_no_window_of_24(day: date) -> None:
+    rules = ControlRules(capacity_w=100, hysteresis_w=0, ramp_limit_w=1, window_length=86_400)
+    zone, noon = ZoneInfo("Atlantic/Azores"), 1_775_044_800
+    found = Forecasts(History(rules), zone, 86_400, ManualClock(noon)).day(day)
+    assert len(found.points) == len(windows_of(day, zone, 86_400)) == (day.month == 4)

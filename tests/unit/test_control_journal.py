@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,14 @@ import pytest
 from gridveil.cli.fsck import Found, check_path
 from gridveil.clock import ManualClock
 from gridveil.fsck import Trust, checkers
-from gridveil.protocol.errors import GridveilError, MalformedInput, Reason, Unavailable, WrongState
+from gridveil.protocol.errors import (
+    GridveilError,
+    IntegrityLost,
+    MalformedInput,
+    Reason,
+    Unavailable,
+    WrongState,
+)
 from gridveil_services.controller.core import Basis, Gap, Settled
 from gridveil_services.controller.history import History
 from gridveil_services.controller.journal import RETENTION_S, Journal
@@ -145,16 +153,87 @@ def test_what_is_older_than_the_retention_is_forgotten(made: Made) -> None:
     made.wait(900)
     old = len(made.shown())
     made.wait(RETENTION_S + 1_800)
+    late = RETENTION_S // 900 + 10
+    made.settle(late)
 
     made.wait(86_400)
 
     assert old == 2
-    assert len(made.shown()) == 2
-    assert made.journal.windows() == []
+    assert len(made.shown()) == 3
+    assert [window.window_start for window in made.journal.windows()] == [START + late * 900]
     newest = made.signaller.newest()
-    assert (newest.number, newest.signal.basis) == (4, Basis.NEUTRAL)
+    assert (newest.number, newest.signal.basis) == (5, Basis.NEUTRAL)
     made.journal.close()
-    assert [entry.number for entry in read_journal(made.path)] == [3, 4]
+    assert [entry.number for entry in read_journal(made.path)] == [3, 4, 5]
+
+
+def test_a_window_that_was_forgotten_is_not_acted_on_again(made: Made) -> None:
+    made.settle(0)
+    made.settle(RETENTION_S // 900 + 10)
+    made.wait(86_400)
+    before = made.shown()
+    assert [window.window_start for window in made.journal.windows()] != [START]
+
+    made.signaller.settle([Settled(0, START, 232_500, 100, 100)])
+
+    assert made.shown() == before
+
+
+def test_a_clock_that_is_far_ahead_for_a_moment_makes_nothing_forgotten(made: Made) -> None:
+    made.fill()
+    known, before = made.journal.windows(), made.shown()
+
+    made.wait(2 * RETENTION_S)
+
+    assert made.journal.windows() == known
+    assert made.shown()[:-1] == before
+
+
+def test_while_the_clock_is_set_back_no_signal_is_shown_or_made(made: Made) -> None:
+    made.settle(0, 1_200_000)
+    made.settle(1, 1_200_000)
+    now = made.clock.now()
+    watching = made.signaller.watch(0, lambda: True)
+    made.clock.move_to(now - 3_600)
+    made.signaller.tick()
+
+    for ask in (
+        made.signaller.newest,
+        lambda: next(watching),
+        lambda: made.signaller.settle([Gap(0, START - 3_600, "REFUSED")]),
+    ):
+        with pytest.raises(Unavailable) as refused:
+            ask()
+        assert refused.value.reason is Reason.STORE_UNAVAILABLE
+
+    made.clock.move_to(now + 10)
+    made.settle(2, 500_000)
+    assert made.signaller.newest().number == 3
+
+
+def test_a_watcher_is_told_when_the_clock_is_set_back(made: Made) -> None:
+    made.settle(0)
+    told: list[GridveilError] = []
+    waiting = threading.Event()
+
+    def is_active() -> bool:
+        waiting.set()
+        return True
+
+    def watch() -> None:
+        try:
+            next(made.signaller.watch(0, is_active))
+        except GridveilError as error:
+            told.append(error)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    assert waiting.wait(10)
+    made.clock.move_to(made.clock.now() - 3_600)
+    made.signaller.tick()
+    watcher.join(10)
+
+    assert [error.reason for error in told] == [Reason.STORE_UNAVAILABLE]
 
 
 def test_a_journal_of_another_city_is_refused(made: Made) -> None:
@@ -204,6 +283,46 @@ def test_fsck_names_what_is_wrong_with_a_journal(made: Made, change: str, proble
 
     assert found is Found.DAMAGED
     assert problem in str(answer["problem"])
+
+
+def test_the_newest_of_many_signals_are_found_without_reading_the_others(made: Made) -> None:
+    made.fill()
+    looks: list[None] = []
+
+    def look() -> bool:
+        looks.append(None)
+        return False
+
+    made.journal._database._connection.set_progress_handler(look, 10)
+    found = made.journal.signals(int(made.clock.now()), 0, 500)
+    made.journal.next_parcel()
+
+    assert [shown.number for shown in found] == [199]
+    assert len(looks) < 40
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE journal SET state = X'7b'",
+        "UPDATE rules SET rules = X'7b'",
+        "UPDATE journal SET signal = X'7b'",
+        "INSERT INTO controller SELECT * FROM controller",
+    ],
+)
+def test_a_journal_that_says_what_was_never_written_is_refused(made: Made, change: str) -> None:
+    made.settle(0)
+    made.journal.close()
+    with closing(apsw.Connection(str(made.path))) as other:
+        other.execute(change)
+
+    def show() -> None:
+        made.open()
+        made.signaller.newest()
+
+    with pytest.raises(IntegrityLost) as refused:
+        show()
+    assert refused.value.reason is Reason.PARTIAL_CORRUPT
 
 
 def test_a_journal_in_use_is_not_opened_twice(made: Made) -> None:

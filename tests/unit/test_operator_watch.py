@@ -107,6 +107,11 @@ def test_the_service_may_ask_for_more_patience() -> None:
     assert WatchState(0, None).failed(busy, 0.0) == 33.0
 
 
+def test_the_service_may_not_ask_for_all_patience_there_is() -> None:
+    busy = Exhausted(Reason.OVERLOADED, "busy", retry_after_s=1e12)
+    assert WatchState(0, None).failed(busy, 0.0) == 300.0
+
+
 def test_patience_ends_when_it_was_limited() -> None:
     state = WatchState(0, give_up_after_s=30)
     state.failed(UNREACHABLE, 100.0)

@@ -111,7 +111,7 @@ class Database:
         except apsw.FullError:
             raise Unavailable(Reason.STORE_FULL, "the disk of the journal is full") from None
         except (apsw.CorruptError, apsw.NotADBError):
-            raise self._fail(_damaged()) from None
+            raise self._fail(damaged()) from None
         except apsw.Error:
             # Nobody knows what is on the disk: the next start looks.
             raise self._fail(_unavailable()) from None
@@ -144,7 +144,7 @@ def _open(path: Path) -> apsw.Connection:
     except apsw.FullError:
         raise Unavailable(Reason.STORE_FULL, "the disk of the journal is full") from None
     except (apsw.CorruptError, apsw.NotADBError):
-        raise _damaged() from None
+        raise damaged() from None
     except (OSError, apsw.Error):
         raise _unavailable() from None
     return connection
@@ -167,10 +167,11 @@ def _prepare(connection: apsw.Connection) -> None:
             connection.pragma("application_id", APPLICATION_ID)
             connection.pragma("user_version", VERSION)
     if connection.pragma("quick_check") != "ok":
-        raise _damaged()
+        raise damaged()
 
 
-def _damaged() -> IntegrityLost:
+def damaged() -> IntegrityLost:
+    """The error of a journal that says what no controller writes."""
     return IntegrityLost(Reason.PARTIAL_CORRUPT, "the journal is damaged")
 
 

@@ -125,7 +125,8 @@ class Forecaster:
             for before in [self.truth(day - timedelta(days=days))]
             for part in (before, before[-EVENING:])
         ]
-        hours = (np.array(windows, dtype=np.float64) - windows[0]) * (2 * math.pi / 86_400)
+        begins = windows[0] if size else 0  # a day of 23 hours may have no window of 24
+        hours = (np.array(windows, dtype=np.float64) - begins) * (2 * math.pi / 86_400)
         waves = [wave(n * hours) for n in HARMONICS for wave in (np.sin, np.cos)]
         weekday = [np.full(size, float(day.weekday() == n)) for n in range(7)]
         return np.column_stack([*lags, *levels, *waves, *weekday])

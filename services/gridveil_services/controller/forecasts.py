@@ -10,8 +10,8 @@ from datetime import date, tzinfo
 import numpy as np
 
 from gridveil.clock import Clock
-from gridveil.days import day_of, same_time_before, windows_of
-from gridveil.protocol.errors import MalformedInput, Reason
+from gridveil.days import day_of, midnight, same_time_before
+from gridveil.protocol.errors import Exhausted, MalformedInput, Reason
 from gridveil.protocol.v1 import controller_pb2
 from gridveil_services.controller.forecast import Forecast, Forecaster, Method
 from gridveil_services.controller.history import History
@@ -19,6 +19,9 @@ from gridveil_services.controller.history import History
 AHEAD_DAYS = 7
 PAST_DAYS = 400
 _KEPT = 16
+_PLACES = 3
+"""One is computed, two wait; more would keep the server's last worker from signals."""
+_RETRY_S = 1.0
 
 _METHODS = {
     Method.RIDGE: controller_pb2.FORECAST_METHOD_RIDGE,
@@ -36,12 +39,15 @@ class Forecasts:
         self._clock = clock
         self._kept: OrderedDict[date, tuple[int, Forecast]] = OrderedDict()
         self._lock = threading.Lock()
+        self._computing = threading.Lock()
+        self._places = threading.BoundedSemaphore(_PLACES)
 
     def day(self, day: date) -> controller_pb2.DemandForecast:
         """The forecast of a day from what was settled before it, beside what came before.
 
         Raises:
             MalformedInput: RANGE_INVALID for a day too far away.
+            Exhausted: OVERLOADED while others are computed.
         """
         today = day_of(int(self._clock.now()), self._zone)
         if not -PAST_DAYS <= (day - today).days <= AHEAD_DAYS:
@@ -61,21 +67,41 @@ class Forecasts:
         )
 
     def _forecast(self, day: date) -> Forecast:
-        midnight = windows_of(day, self._zone, self._length)[0]
+        if (kept := self._look_up(day)) is not None:
+            return kept
+        if not self._places.acquire(blocking=False):
+            raise Exhausted(
+                Reason.OVERLOADED, "other days are being forecast", retry_after_s=_RETRY_S
+            )
+        try:
+            with self._computing:
+                return self._look_up(day) or self._renew(day)
+        finally:
+            self._places.release()
+
+    def _look_up(self, day: date) -> Forecast | None:
+        """What was computed of the same windows as are known now."""
         with self._lock:
-            known = self._history.settled_before(midnight)
-            kept = self._kept.get(day)
-            if kept is None or kept[0] != known:
-                kept = known, self._compute(day, midnight)
-                self._kept[day] = kept
+            known, forecast = self._kept.get(day, (None, None))
+            if forecast is None or known != self._history.settled_before(midnight(day, self._zone)):
+                return None
+            self._kept.move_to_end(day)
+            return forecast
+
+    def _renew(self, day: date) -> Forecast:
+        begins = midnight(day, self._zone)
+        known = self._history.settled_before(begins)
+        forecast = self._compute(day, begins)
+        with self._lock:
+            self._kept[day] = known, forecast
             self._kept.move_to_end(day)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
-        return kept[1]
+        return forecast
 
-    def _compute(self, day: date, midnight: int) -> Forecast:
+    def _compute(self, day: date, begins: int) -> Forecast:
         demand = self._history.demand_w()
-        before = {window: power for window, power in demand.items() if window < midnight}
+        before = {window: power for window, power in demand.items() if window < begins}
         return Forecaster(before, self._zone, self._length).day(day)
 
     def _point(

@@ -8,24 +8,33 @@ windows, for the forecast, and what became of the objects for the VTN.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import apsw
 import msgspec
 
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil_services.controller.core import Event, Gap, Settled, Signal, State
-from gridveil_services.controller.database import Database
+from gridveil_services.controller.database import Database, damaged
 from gridveil_services.controller.rules import ControlRules
 
 RETENTION_S = 400 * 86_400
 """How long events, windows and deliveries are kept: a year, and the weeks to compare it with."""
 
+T = TypeVar("T")
+
 _LOOK = "SELECT number, signal FROM journal"
+# Times never go back: one look into their index says where to begin.
+_LOOK_FROM = (
+    "SELECT number, signal FROM journal WHERE number >= max(?2 + 1,"
+    " (SELECT number FROM journal WHERE at >= ?1 ORDER BY at, number LIMIT 1))"
+    " ORDER BY number LIMIT ?3"
+)
 
 
 class Delivery(IntEnum):
@@ -43,6 +52,9 @@ class Kind(IntEnum):
 
     EVENT = 1
     REPORT = 2
+
+
+_NONE_BEHIND: Mapping[Kind, int] = MappingProxyType({})
 
 
 class Draft(NamedTuple):
@@ -102,7 +114,7 @@ class Parcel(NamedTuple):
 
 
 class Journal:
-    """Raises what :class:`Database` does."""
+    """Raises what :class:`Database` does; PARTIAL_CORRUPT also for what it never wrote."""
 
     def __init__(self, path: Path, city_id: bytes, now: int) -> None:
         """Open the journal of a city's controller, or begin one at ``now`` (Unix seconds).
@@ -123,7 +135,7 @@ class Journal:
                 writer.execute(
                     "INSERT INTO controller VALUES (?, ?, ?)", (city_id, secrets.token_hex(4), now)
                 )
-        ((found, self.instance, self.begun),) = self._database.rows("SELECT * FROM controller")
+        found, self.instance, self.begun = _only(self._database.rows("SELECT * FROM controller"))
         if found != city_id:
             raise MalformedInput(Reason.CONFIG_INVALID, "the journal is of another city")
 
@@ -148,7 +160,7 @@ class Journal:
         """The number of the newest entry, 0 if there is none, and the state that it left."""
         query = "SELECT number, state FROM journal ORDER BY number DESC LIMIT 1"
         for number, state in self._database.rows(query):
-            return number, msgspec.json.decode(state, type=State)
+            return number, _decoded(state, State)
         return 0, State()
 
     def append(self, entries: Sequence[Entry], history: Iterable[Settled | Gap] = ()) -> None:
@@ -185,27 +197,23 @@ class Journal:
     def rules(self) -> list[tuple[int, ControlRules]]:
         """The rules that were in force, each with the number of the first entry made by them."""
         rows = self._database.rows("SELECT since, rules FROM rules ORDER BY since")
-        return [(since, msgspec.json.decode(rules, type=ControlRules)) for since, rules in rows]
+        return [(since, _decoded(rules, ControlRules)) for since, rules in rows]
 
     def signals(self, from_: int, after: int, most: int) -> list[Shown]:
         """At most ``most`` signals at or after a time, and behind a number, in order."""
-        rows = self._database.rows(
-            f"{_LOOK} WHERE at >= ? AND number > ? ORDER BY number LIMIT ?",
-            (from_, after, most),
-        )
+        rows = self._database.rows(_LOOK_FROM, (from_, after, most))
         return [self._shown(*row) for row in rows]
 
     def signal(self, number: int) -> Shown:
         """The signal with a number that the journal has."""
-        ((found, signal),) = self._database.rows(f"{_LOOK} WHERE number = ?", (number,))
-        return self._shown(found, signal)
+        return self._shown(*_only(self._database.rows(f"{_LOOK} WHERE number = ?", (number,))))
 
     def _shown(self, number: int, signal: bytes) -> Shown:
         objects = self._database.rows(
             "SELECT body, state FROM deliveries WHERE number = ? AND kind = ? ORDER BY place",
             (number, Kind.EVENT),
         )
-        decoded = msgspec.json.decode(signal, type=Signal)
+        decoded = _decoded(signal, Signal)
         return Shown(number, decoded, [(body, Delivery(state)) for body, state in objects])
 
     def windows(self) -> list[Window]:
@@ -217,21 +225,24 @@ class Journal:
             )
         ]
 
-    def next_parcel(self) -> tuple[Parcel | None, int]:
+    def next_parcel(self, behind: Mapping[Kind, int] = _NONE_BEHIND) -> tuple[Parcel | None, int]:
         """What to send next, and how many events it supersedes: they are marked so.
 
-        Events of the newest signal come first, in their order; then reports, the oldest first.
+        Events of the newest signal come first, in their order; then reports, the oldest first. Of
+        a kind, those up to the place ``behind`` come last.
         """
         with self._database.transaction() as writer:
             writer.execute(
-                "UPDATE deliveries SET state = ?1 WHERE state = 2 AND kind = ?2 AND number <"
-                " (SELECT max(number) FROM deliveries WHERE kind = ?2)",
+                "UPDATE deliveries INDEXED BY pending SET state = ?1 WHERE state = 2 AND kind = ?2"
+                " AND number < (SELECT max(number) FROM deliveries WHERE kind = ?2)",
                 (Delivery.SUPERSEDED, Kind.EVENT),
             )
             superseded = writer.changes()
             rows: list[Any] = writer.execute(
                 "SELECT place, number, kind, name, body, tried FROM deliveries"
-                " WHERE state = 2 ORDER BY kind, place LIMIT 1"
+                " WHERE state = 2"
+                " ORDER BY kind, place <= CASE kind WHEN ? THEN ? ELSE ? END, place LIMIT 1",
+                (Kind.EVENT, behind.get(Kind.EVENT, 0), behind.get(Kind.REPORT, 0)),
             ).fetchall()
         for place, number, kind, name, body, tried in rows:
             return Parcel(place, number, Kind(kind), name, body, bool(tried)), superseded
@@ -273,6 +284,20 @@ class Journal:
             )
             writer.execute("DELETE FROM windows WHERE window_start < ?", (before,))
             writer.execute("DELETE FROM deliveries WHERE at < ?", (before,))
+
+
+def _decoded(encoded: bytes, kind: type[T]) -> T:
+    """What an entry says; PARTIAL_CORRUPT if it is none that was written here."""
+    try:
+        return msgspec.json.decode(encoded, type=kind)
+    except (msgspec.DecodeError, MalformedInput):
+        raise damaged() from None
+
+
+def _only(rows: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+    if len(rows) != 1:
+        raise damaged()
+    return rows[0]
 
 
 def _grid(rules: ControlRules) -> tuple[str, int]:

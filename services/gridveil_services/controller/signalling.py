@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from gridveil.clock import Clock
-from gridveil.protocol.errors import GridveilError, Reason, WrongState
+from gridveil.protocol.errors import GridveilError, Reason, Unavailable, WrongState
 from gridveil_services.controller.core import (
     Event,
     Gap,
@@ -26,6 +26,8 @@ from gridveil_services.controller.rules import ControlRules
 
 PAGE = 500
 """Signals that are read for a watcher at a time."""
+MOST_BEHIND_S = 60
+"""A clock may be set back by this without anybody noticing."""
 _PRUNE_EVERY_S = 86_400
 
 Drafts = Callable[[int, Event, Signal], Sequence[Draft]]
@@ -47,7 +49,8 @@ class Signaller:
     """The one place where signals are made. Thread-safe.
 
     A signal that cannot be journalled is not shown; until the journal can be written again, no
-    older one is shown in its place.
+    older one is shown in its place. Nor is any shown, or made, while the clock is behind the newest
+    one: how long that has stood for is not known.
     """
 
     def __init__(
@@ -78,14 +81,23 @@ class Signaller:
 
         Raises:
             WrongState: WINDOW_OPEN for a window that has not ended by this clock.
+            Unavailable: STORE_UNAVAILABLE while the clock is behind.
             GridveilError: what the journal raises; nothing was shown.
         """
         with self._changed:
-            fresh = [one for one in windows if not self._history.knows(one.window_start)]
+            # One that was forgotten is not news.
+            oldest = self._clock.now() - RETENTION_S
+            fresh = [
+                one
+                for one in windows
+                if one.window_start >= oldest and not self._history.knows(one.window_start)
+            ]
             if any(self._end(one) > self._clock.now() for one in fresh):
                 raise WrongState(
                     Reason.WINDOW_OPEN, "a window was settled that has not ended by this clock"
                 )
+            if fresh:
+                self._check_clock()
             past = [one for one in fresh if self._end(one) <= self._journal.begun]
             self._apply([one for one in fresh if self._end(one) > self._journal.begun], past)
             for one in fresh:
@@ -94,6 +106,8 @@ class Signaller:
     def tick(self) -> None:
         """Let time pass: signal what it decides, if it is due."""
         with self._changed:
+            if self.is_behind:
+                self._changed.notify_all()
             if self._clock.now() >= self.next_tick:
                 self._apply([Tick(0)])
         self._prune()
@@ -102,6 +116,11 @@ class Signaller:
     def next_tick(self) -> int:
         """When :meth:`tick` is due, Unix seconds."""
         return next_tick(self._rules, self._state)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the clock says that the newest signal is yet to come."""
+        return self._clock.now() < self._state.at - MOST_BEHIND_S
 
     @property
     def newest_window(self) -> int | None:
@@ -146,13 +165,22 @@ class Signaller:
 
     def _wait_beyond(self, place: int, is_active: Callable[[], bool]) -> int:
         with self._changed:
-            self._changed.wait_for(lambda: self._failure or self._number > place or not is_active())
+            self._changed.wait_for(
+                lambda: self._failure or self.is_behind or self._number > place or not is_active()
+            )
             self._check()
             return self._number if is_active() else 0
 
     def _check(self) -> None:
         if self._failure is not None:
             raise type(self._failure)(self._failure.reason, self._failure.message)
+        self._check_clock()
+
+    def _check_clock(self) -> None:
+        if self.is_behind:
+            raise Unavailable(
+                Reason.STORE_UNAVAILABLE, "the clock is behind the newest signal: it was set back"
+            )
 
     def _end(self, event: Settled | Gap) -> int:
         return event.window_start + self._rules.window_length
@@ -188,5 +216,7 @@ class Signaller:
         now = int(self._clock.now())
         if now - self._pruned_at >= _PRUNE_EVERY_S:
             self._pruned_at = now
-            self._journal.prune(now - RETENTION_S)
-            self._history.forget(now - RETENTION_S)
+            # A clock that is ahead for a moment makes nothing old: windows tell the time too.
+            before = min(now, self._history.newest or 0) - RETENTION_S
+            self._journal.prune(before)
+            self._history.forget(before)

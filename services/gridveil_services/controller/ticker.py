@@ -34,10 +34,13 @@ class Ticker:
             self._thread.join()
 
     def _run(self) -> None:
-        delay = 0.0
+        delay, behind = 0.0, False
         while not self._stopped.wait(delay):
             try:
                 self._signaller.tick()
+                if self._signaller.is_behind and not behind:
+                    _log.error("the clock was set back: nothing is signalled meanwhile")
+                behind = self._signaller.is_behind
                 missing = self._signaller.next_tick - self._clock.now()
                 delay = min(max(self._clock.real(missing), 0.0), _LOOK_S)
             except GridveilError as error:

@@ -1,7 +1,7 @@
 """One VTN over HTTPS (OpenADR 3.1), with tokens of the client credentials grant (RFC 6749, 4.4).
 
 No redirect is followed and no proxy of the environment used: objects and the secret go where the
-configuration says. Answers are read up to a bound.
+configuration says. Answers are read up to a bound, also those with a token.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 import httpx2
-from authlib.integrations.base_client import OAuthError
 from authlib.integrations.httpx_client import OAuth2Client
 
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil_services.controller.vtn.config import VtnAccess
 from gridveil_services.controller.vtn.failure import Failure, NotDelivered
+from gridveil_services.controller.vtn.transport import BoundedTransport
 
 TIMEOUT_S = 10.0
+"""Of silence."""
+LONGEST_EXCHANGE_S = 30.0
+"""Of all of a request with its answer, however slowly it comes."""
 MOST_BYTES = 4 * 2**20
-"""Of an answer."""
+"""Of an answer with its head."""
 PAGE = 50
 """Objects a page, the most that OpenADR allows."""
 MOST_PAGES = 2_000
@@ -58,7 +61,7 @@ class VtnClient:
             token_endpoint_auth_method="client_secret_post",  # noqa: S106 - how, not what
             grant_type="client_credentials",
             scope=access.scope,
-            verify=_context(access),
+            transport=BoundedTransport(_context(access), LONGEST_EXCHANGE_S, MOST_BYTES),
             timeout=TIMEOUT_S,
             follow_redirects=False,
             trust_env=False,
@@ -85,12 +88,15 @@ class VtnClient:
             name: which one.
         """
         with _failures():
+            last: list[dict[str, Any]] = []
             for page in range(MOST_PAGES):
                 found = self._page(path, {**filters, "skip": str(page * PAGE), "limit": str(PAGE)})
                 if any(one.get(key) == name for one in found):
                     return True
-                if len(found) < PAGE:
+                # A VTN that knows no pages has said all, or says the same again.
+                if len(found) != PAGE or found == last:
                     return False
+                last = found
         raise NotDelivered(Failure.MALFORMED)
 
     def _page(self, path: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -124,21 +130,27 @@ class VtnClient:
             self._http.token = None
             self._authorize()
             answer = self._once(method, path, body, query)
+            if answer.status == _UNAUTHORIZED:
+                # We were refused, not the object.
+                raise NotDelivered(Failure.NO_TOKEN, untouched=True)
         return answer
 
     def _once(
         self, method: str, path: str, body: str | None, query: Mapping[str, str] | None
     ) -> _Answer:
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        with self._http.stream(
-            method, self._url + path, content=body, params=query, headers=headers
-        ) as response:
-            data = bytearray()
-            for chunk in response.iter_bytes():
-                data += chunk
-                if len(data) > MOST_BYTES:
-                    raise NotDelivered(Failure.MALFORMED)
-            return _Answer(response.status_code, response.headers, bytes(data))
+        headers = {"Authorization": f"Bearer {self._http.token['access_token']}"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        # The library would fetch a token that is short-lived again, outside of _authorize.
+        answer = self._http.request(
+            method,
+            self._url + path,
+            withhold_token=True,
+            content=body,
+            params=query,
+            headers=headers,
+        )
+        return _Answer(answer.status_code, answer.headers, answer.content)
 
     def _authorize(self) -> None:
         """Have a token that is good for a while."""
@@ -147,9 +159,11 @@ class VtnClient:
                 self._http.ensure_active_token(self._http.token)  # type: ignore[no-untyped-call]
             else:
                 self._http.fetch_token()
+            if not _is_bearer(self._http.token):
+                raise ValueError
         except httpx2.TransportError:
             raise NotDelivered(Failure.UNREACHABLE, untouched=True) from None
-        except (OAuthError, httpx2.HTTPError, ValueError, KeyError):
+        except Exception:  # the library takes an answer for a token before it looks
             self._http.token = None
             raise NotDelivered(Failure.NO_TOKEN, untouched=True) from None
 
@@ -175,15 +189,25 @@ def _refusal(answer: _Answer) -> NotDelivered:
     return NotDelivered(Failure.REFUSED, untouched=status != _CONFLICT)
 
 
+def _is_bearer(token: Any) -> bool:
+    """Whether it is a token that can be sent (RFC 6750, 2.1); without a type it is taken for one.
+
+    A token of another alphabet could not be written into a header, or would say more than one.
+    """
+    access, kind = token.get("access_token"), token.get("token_type", "Bearer")
+    visible = isinstance(access, str) and access.isascii() and access.isprintable()
+    return visible and bool(access) and " " not in access and kind.lower() == "bearer"
+
+
 def _retry_after(value: str | None) -> float | None:
     """Seconds in ``Retry-After`` (RFC 9110, 10.2.3), bounded; None if there are none."""
     if value is None:
         return None
     if value.isascii() and value.isdigit():
-        return min(float(value[:6]), LONGEST_RETRY_AFTER_S)
+        return min(float(value), LONGEST_RETRY_AFTER_S)
     try:
         at = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     missing = (at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)
     return min(max(missing.total_seconds(), 0.0), LONGEST_RETRY_AFTER_S)

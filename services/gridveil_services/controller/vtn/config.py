@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -12,6 +13,7 @@ from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil_services.controller.openadr import check_id
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_PRINTED = re.compile(r"[!-~]+")
 _ACCESS = ("url", "token_url", "client_id", "client_secret_file")
 
 
@@ -89,8 +91,11 @@ def _check_url(key: str, value: str, development: bool) -> None:
     )
     if not secure or not host:
         _refuse(key, "is an https:// URL; http:// is for development on this machine")
-    if parts.username or parts.password or parts.query or parts.fragment:
+    # Also of an empty one: what is put behind it would be part of that.
+    if parts.username or parts.password or "?" in value or "#" in value:
         _refuse(key, "has neither user, query nor fragment")
+    if not _PRINTED.fullmatch(value) or parts.port == 0:
+        _refuse(key, "is no URL")
 
 
 def _refuse(key: str, what: str) -> NoReturn:

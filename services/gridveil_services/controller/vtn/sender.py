@@ -24,6 +24,8 @@ FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 60.0
 _IDLE_S = 60.0
 _PATHS = {Kind.EVENT: "/events", Kind.REPORT: "/reports"}
+_MAY_BE_ITS_OWN = {Failure.SERVER_ERROR, Failure.UNANSWERED, Failure.MALFORMED}
+"""What may be about one object only: others do not wait behind it."""
 _NAMES = {Kind.EVENT: "eventName", Kind.REPORT: "reportName"}
 
 _log = structlog.get_logger()
@@ -75,6 +77,7 @@ class Sender:
         self._now = now
         self._failures = 0
         self._not_before = 0.0
+        self._behind: dict[Kind, int] = {}
         self._stopped = threading.Event()
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vtn", daemon=True)
@@ -113,7 +116,7 @@ class Sender:
         missing = self._not_before - self._now()
         if missing > 0:
             return missing
-        parcel, superseded = self._journal.next_parcel()
+        parcel, superseded = self._journal.next_parcel(self._behind)
         for _ in range(superseded):
             self._observer.concluded(Kind.EVENT, Delivery.SUPERSEDED)
         if parcel is None:
@@ -155,6 +158,8 @@ class Sender:
             return 0.0
         bound = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(self._failures, 16))
         self._failures += 1
+        if error.failure in _MAY_BE_ITS_OWN:
+            self._behind[parcel.kind] = parcel.place
         delay = random.uniform(bound / 2, bound)  # noqa: S311 - spreads retries
         delay = max(delay, error.retry_after_s or 0.0)
         self._not_before = self._now() + delay
