@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from gridveil.meter_identity import MeterKeys
+from gridveil.profile import Profile
 from gridveil.simulator.readings import ReadingBounds
 from gridveil.simulator.replay import Simulator
 from gridveil.simulator.standard_load import StandardLoadSource
@@ -87,6 +88,19 @@ def run_meter(city: TestCity) -> str:
     sample = block("python", "import Meter")
     assert sample.count("clock = SystemClock()\n") == 1
     return run(sample.replace("clock = SystemClock()\n", ""), {"clock": city.clock})
+
+
+def test_a_meter_that_follows_the_operations_page_asks_to_be_enrolled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [sys.executable, "-m", "gridveil.cli", "init", "city", "--min-cohort", "100"]
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    (sample,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    asked = bytes.fromhex(run(sample, {}))
+    city_id = Profile.load(Path("city/registrar/profile.toml")).city_id
+    assert asked == MeterKeys.load("meter.key").enrolment_request(city_id)
 
 
 def run(sample: str, names: dict[str, object]) -> str:

@@ -18,7 +18,7 @@ from gridveil.protocol.errors import GridveilError, MalformedInput, Reason
 
 if TYPE_CHECKING:
     from gridveil.meters.history import Day, Summary
-    from gridveil.meters.intervals import Finding
+    from gridveil.meters.intervals import Finding, Lapse
     from gridveil.meters.slots import MeterSlots
 
 _REGISTER = re.compile(r"([a-z][a-z0-9_]{0,31})=([A-Za-z0-9_:.+-]{1,400})")
@@ -175,7 +175,7 @@ def _lines(
     from gridveil.meters.intervals import Lapse
 
     lines = [
-        f"{utc(one.start)}  missing, {(one.end - one.start) // length:,} windows: {one.cause}"
+        f"{utc(one.start)}  missing, {_windows(one, length)}: {one.cause}"
         for one in findings
         if isinstance(one, Lapse)
     ]
@@ -185,6 +185,11 @@ def _lines(
         lines.append(f"{whole:,} of {len(found):,} local days are whole")
         lines += [f"{d.day} has {d.windows} windows" for d in found if d.windows * length != _DAY_S]
     return lines
+
+
+def _windows(lapse: Lapse, length: int) -> str:
+    count = (lapse.end - lapse.start) // length
+    return f"{count:,} window" + ("s" if count != 1 else "")
 
 
 def _finding(finding: Finding, length: int) -> dict[str, Any]:

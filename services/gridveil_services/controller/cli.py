@@ -72,7 +72,7 @@ def replay(
     ] = None,
     until: Annotated[
         str | None,
-        typer.Option(help="Go on to this window, left out; Unix seconds or ISO 8601."),
+        typer.Option(help="Go on until this window, which is left out; Unix seconds or ISO 8601."),
     ] = None,
     settle: Annotated[
         int,
