@@ -100,8 +100,9 @@ class Profile:
         return profile if isinstance(profile, Profile) else cls.load(Path(profile))
 
     @classmethod
-    def load(cls, path: Path) -> Profile:
+    def load(cls, path: Path | str) -> Profile:
         """The profile in a TOML file."""
+        path = Path(path)
         file = load(path, ProfileFile)
         sections = {
             "aggregator": file.aggregator,

@@ -117,7 +117,8 @@ def test_an_object_that_the_vtn_always_fails_at_keeps_no_other_waiting(
 ) -> None:
     controlled = Controlled(tmp_path, vtn.url, vtn.ca, reports=True)
     instance = controlled.journal.instance
-    name = f"gridveil-{instance}-3"
+    # The third is made 320 s after the end of its window.
+    name = f"gridveil-{instance}-{START + 3 * 900 + 320}-3"
     vtn.poison |= {f"{name}-1", f"gridveil-{instance}-w{START}"}
     for _ in range(3):
         controlled.signal(1_100_000)

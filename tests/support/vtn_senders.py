@@ -95,7 +95,8 @@ class Controlled:
         self.clock.move_to(START + (self.at + 1) * 900 + 320)
         self.signaller.settle([Settled(0, START + self.at * 900, power_w // 4, 100, 100)])
         self.at += 1
-        return f"gridveil-{self.journal.instance}-{self.signaller.newest().number}"
+        newest = self.signaller.newest()
+        return f"gridveil-{self.journal.instance}-{newest.signal.at}-{newest.number}"
 
     def gap(self) -> None:
         self.clock.move_to(START + (self.at + 1) * 900 + 320)

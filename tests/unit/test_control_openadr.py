@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from hypothesis import given
@@ -20,8 +21,10 @@ from openapi_schema_validator import OAS30Validator, oas30_format_checker
 
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil_services.controller.core import Basis, Cause, Event, Gap, Settled, Signal, Tick
+from gridveil_services.controller.journal import Delivery
 from gridveil_services.controller.openadr import apportion, events, usage_report
 from gridveil_services.controller.rules import ControlRules
+from gridveil_services.controller.vtn.drafts import Drafter
 
 WINDOW = 1_544_770_800
 AT = WINDOW + 960
@@ -171,3 +174,15 @@ def test_the_specification_notices_what_is_wrong() -> None:
     event["intervals"][0]["payloads"][0]["values"] = [4]
     with pytest.raises(Exception, match="4"):
         specified_payloads("event-interval-payloads", event)
+
+
+def test_another_signal_of_the_same_number_has_events_of_another_name() -> None:
+    """As after a journal was put back: a VTN must not take one for the other."""
+    drafter = Drafter(RULES, "city-dr", None, "0badcafe", Delivery.PENDING)
+    one = drafter(7, Tick(AT), signal(1))
+    other = drafter(7, Tick(AT + 900), msgspec.structs.replace(signal(0), at=AT + 900))
+
+    assert {draft.name for draft in one}.isdisjoint(draft.name for draft in other)
+    assert [draft.name for draft in one] == [
+        draft.name for draft in drafter(7, Tick(AT), signal(1))
+    ]

@@ -170,6 +170,7 @@ async def _state(request: Request) -> Response:
             "rules": console.feed.rules,
             "signal": model.newest_signal,
             "signals": model.recent_signals,
+            "level_since": model.level_since,
             "newest": model.newest,
             "findings": console.feed.watching.findings,
         }
@@ -276,5 +277,7 @@ def _windows(request: Request, length: int) -> range:
 
 def _window(text: str, name: str, length: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 12) or int(text) % length:
-        raise MalformedInput(Reason.WINDOW_MISALIGNED, f"{name} is the start of a window")
+        raise MalformedInput(
+            Reason.WINDOW_MISALIGNED, f"{name} is the start of a window in Unix seconds"
+        )
     return int(text)

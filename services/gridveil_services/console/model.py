@@ -188,6 +188,11 @@ class CityModel:
         return bisect_right(self._levels, at, key=itemgetter(0)) - 1
 
     @property
+    def level_since(self) -> int | None:
+        """From when on the level that stands was signalled."""
+        return self._levels[-1][0] if self._levels else None
+
+    @property
     def recent_signals(self) -> list[SignalRow]:
         """Newest first: those that said anything new."""
         return list(reversed(self._recent))

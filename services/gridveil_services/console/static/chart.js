@@ -1,6 +1,6 @@
 // The day's curve, the strip of coverage under it, and the year. Drawn by uPlot.
 
-import { megawatts, percent, time } from "./format.js";
+import { percent, time } from "./format.js";
 
 const HEIGHT = 340;
 const STRIP = 84;
@@ -23,6 +23,14 @@ function stepped(view, length) {
   const xs = view.windows.flatMap((at) => [at, at + length - 1]);
   const twice = (values) => values.flatMap((value) => [value, value]);
   return { xs, twice };
+}
+
+// With as many digits as tell one tick from the next.
+function megawattTicks(ticks) {
+  const step = Math.abs((ticks[1] ?? 1e6) - (ticks[0] ?? 0)) / 1e6;
+  let digits = 0;
+  while (digits < 6 && Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) > 1e-6) digits++;
+  return ticks.map((watts) => (watts / 1e6).toFixed(digits));
 }
 
 function demandOf(view) {
@@ -104,7 +112,7 @@ export class DayChart {
         size: 64,
         label: "MW",
         labelSize: 18,
-        values: (_, ticks) => ticks.map((watts) => (watts / 1e6).toFixed(this.digits(ticks))),
+        values: (_, ticks) => megawattTicks(ticks),
       }],
       series: [
         {},
@@ -175,13 +183,6 @@ export class DayChart {
   reach(low, high) {
     const top = Math.max(high ?? 0, this.rules?.capacity_w ?? 0, 1);
     return [Math.min(0, low ?? 0), top * 1.08];
-  }
-
-  digits(ticks) {
-    const step = Math.abs((ticks[1] ?? 1e6) - (ticks[0] ?? 0)) / 1e6;
-    let digits = 0;
-    while (digits < 6 && Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) > 1e-6) digits++;
-    return digits;
   }
 
   place(plot, at) {
@@ -306,7 +307,9 @@ export function yearChart(element, view) {
         stroke: colour.ink,
         grid: { stroke: colour.grid },
         size: 64,
-        values: (_, ticks) => ticks.map((watts) => megawatts(watts, 2)),
+        label: "MW",
+        labelSize: 18,
+        values: (_, ticks) => megawattTicks(ticks),
       },
     ],
     series: [

@@ -137,7 +137,7 @@ function drawExpected() {
     if (at + state.window_length > now() && expected !== null && (best === null || expected > view.expected[best])) best = place;
   });
   $("expected").textContent = best === null ? DASH : megawatts(view.expected[best]);
-  $("expected-at").textContent = best === null ? "no forecast for what is left of today"
+  $("expected-at").textContent = best === null ? "no forecast of the rest of today, or not yet"
     : `at ${windowTime(view.windows[best], view.windows)}, in ${duration(view.windows[best] - now())}`;
 }
 
@@ -154,12 +154,13 @@ function tick() {
   const scaled = newest.count < newest.enrolled ? newest.enrolled / newest.count : 1;
   const watts = (newest.sum * 3600 * scaled) / state.window_length;
   $("demand").textContent = `${scaled > 1 ? "≈ " : ""}${megawatts(watts)}`;
-  $("demand-of").textContent = `${newest.count} of ${newest.enrolled} meters${scaled > 1 ? ", estimated for all" : ""}${newest.noisy ? ", with noise" : ""}`;
+  const from = time(newest.window_start, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+  $("demand-of").textContent = `${from} to ${time(ended)}: ${newest.count} of ${newest.enrolled} meters${scaled > 1 ? ", estimated for all" : ""}${newest.noisy ? ", with noise" : ""}`;
 }
 
 function drawLevel(signal) {
   $("level").textContent = `Level ${signal.level}`;
-  $("level-why").textContent = `${words(signal.basis)}: ${words(signal.cause)}${signal.reason ? ` (${words(signal.reason)})` : ""}, since ${time(signal.at)}`;
+  $("level-why").textContent = `${words(signal.basis)}: ${words(signal.cause)}${signal.reason ? ` (${words(signal.reason)})` : ""}; the level since ${time(state.level_since ?? signal.at)}`;
   $("tile-level").dataset.level = signal.level;
 }
 
@@ -341,6 +342,8 @@ async function toggleYear() {
   $("coverage").hidden = true;
   year = yearChart($("chart"), found);
   $("year").setAttribute("aria-pressed", "true");
+  $("day").textContent = "the days of a year";
+  $("readout").textContent = "";
   requestAnimationFrame(() => setTimeout(() => {
     document.body.dataset.year = `${found.measured.length}`;
     const asked = performance.getEntriesByType("resource").findLast((entry) => entry.name.includes("/api/range"));
@@ -357,6 +360,7 @@ function closeYear() {
   $("coverage").hidden = false;
   chart.stripPlot = null;
   $("year").setAttribute("aria-pressed", "false");
+  $("day").textContent = shownDay;
 }
 
 function setZone(utc) {

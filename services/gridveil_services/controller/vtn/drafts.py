@@ -28,7 +28,8 @@ class Drafter:
 
     def __call__(self, number: int, event: Event, signal: Signal) -> Sequence[Draft]:
         """The objects of the signal with a number, in the order in which they are sent."""
-        name = f"{CLIENT_NAME}-{self.instance}-{number}"
+        # With its time: a journal that was put back numbers other signals alike.
+        name = f"{CLIENT_NAME}-{self.instance}-{signal.at}-{number}"
         made = events(self.rules, self.program_id, signal, name)
         drafts = [self._draft(Kind.EVENT, found["eventName"], found) for found in made]
         if self.report_event is not None and not isinstance(event, Tick):
