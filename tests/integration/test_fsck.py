@@ -210,7 +210,7 @@ OF_STORE = {
     "UPDATE windows SET parameters_digest = zeroblob(32) WHERE start = $OPEN": "not there",
     "UPDATE equivocations SET second = zeroblob(195)": "malformed",
     "UPDATE equivocations SET first = second": "another first report",
-    "UPDATE equivocations SET second = CAST(substr(second, 1, 195) || x'00' AS BLOB)": "not signed",
+    "UPDATE equivocations SET second = CAST(substr(second, 1, 195) || x'FF' AS BLOB)": "not signed",
     "UPDATE equivocations SET second_parameters_digest = zeroblob(32)": "not signed",
     "UPDATE equivocations SET meter_id = zeroblob(16)": "malformed",
     "UPDATE parameters SET document = substr(document, 2)": "not what was signed",
