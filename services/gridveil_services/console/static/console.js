@@ -19,6 +19,7 @@ let state = null;
 let pinned = null;
 let view = null;
 let shownDay = null;
+let wantedDay = null;
 let followsToday = true;
 let pointed = null;
 let year = null;
@@ -84,6 +85,8 @@ function tellHealth(health) {
 let asked = 0;
 async function loadDay(day) {
   const mine = ++asked;
+  // What is asked for again meanwhile is this day, not the one still shown.
+  wantedDay = day;
   const found = await get(`/api/day/${day}`);
   if (mine !== asked) return;
   shownDay = day;
@@ -432,14 +435,14 @@ async function refresh() {
   refreshing ??= Promise.resolve().then(async () => {
     refreshing = null;
     await loadState();
-    await loadDay(followsToday ? isoDay(now(), state.zone) : shownDay);
+    await loadDay(followsToday ? isoDay(now(), state.zone) : wantedDay);
   });
   return refreshing;
 }
 
 async function reload() {
   await loadState();
-  await loadDay(followsToday ? isoDay(now(), state.zone) : shownDay);
+  await loadDay(followsToday ? isoDay(now(), state.zone) : wantedDay);
   markZone();
   tick();
   const newest = state.newest?.window_start;
