@@ -26,6 +26,7 @@ from gridveil.protocol.errors import Exhausted
 from gridveil_services.bootstrap.city import CityOptions, create_city
 from gridveil_services.console.headers import POLICY
 from gridveil_services.console.hub import MOST_PAGES, MOST_WAITING, Event, Hub
+from gridveil_services.console.model import CityModel
 from gridveil_services.console.sessions import Rights
 from tests.support.consoles import WatchedCity, watched_city
 
@@ -346,7 +347,7 @@ def self_signed(folder: Path, name: str) -> tuple[Path, Path]:
 def test_a_fault_of_our_own_tells_nothing_and_has_the_security_headers(
     city: WatchedCity, operator: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(city.console.model, "today", lambda _now: 1 // 0)
+    monkeypatch.setattr(CityModel, "level_since", property(lambda _model: 1 // 0))
 
     answer = operator.get("/api/state")
 

@@ -8,15 +8,22 @@ empty cell is a missing value, and never zero.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
-from gridveil.meters.slots import Grade, MeterSlots, Slot, SlotTable, fault, micro_of, placed
+from gridveil.meters.slots import (
+    Grade,
+    MeterSlots,
+    Slot,
+    SlotTable,
+    csv_rows,
+    fault,
+    micro_of,
+    placed,
+)
 from gridveil.protocol.errors import MalformedInput
 
 _COLUMN = re.compile(r"([a-z][a-z0-9_]{0,25})_(wh|kwh|varh|kvarh)")
@@ -49,7 +56,7 @@ def read_csv(data: bytes, name: str, zone: ZoneInfo | None, seconds: int) -> lis
     """
     if seconds not in _LENGTHS:
         raise fault("interval", "intervals are whole minutes, one to sixty")
-    rows = _rows(data)
+    rows = csv_rows(data)
     _, header = next(rows, (1, []))
     columns, has_quality = _columns(header)
     table, times = SlotTable(), _Times(zone)
@@ -64,17 +71,6 @@ def read_csv(data: bytes, name: str, zone: ZoneInfo | None, seconds: int) -> lis
         MeterSlots(meter, found, {column: (column,) for column in found})
         for meter, found in table.meters().items()
     ]
-
-
-def _rows(data: bytes) -> Iterator[tuple[int, list[str]]]:
-    line = 0
-    try:
-        text = io.StringIO(data.decode("utf-8-sig"), newline="")
-        for line, row in enumerate(csv.reader(text, strict=True), 1):
-            if row:
-                yield line, row
-    except (UnicodeDecodeError, csv.Error):
-        raise fault("bytes", "not CSV text in UTF-8", line + 1) from None
 
 
 def _columns(header: Sequence[str]) -> tuple[list[tuple[str, int]], bool]:

@@ -7,17 +7,24 @@ an indicator that it does not know, a file without its end.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from gridveil.meters.registers import DRAWN, FED_IN
-from gridveil.meters.slots import Grade, MeterSlots, Slot, SlotTable, fault, micro_of, placed
+from gridveil.meters.slots import (
+    Grade,
+    MeterSlots,
+    Slot,
+    SlotTable,
+    csv_rows,
+    fault,
+    micro_of,
+    placed,
+)
 from gridveil.protocol.errors import MalformedInput, Reason
 
 if TYPE_CHECKING:
@@ -56,7 +63,7 @@ def read_nem12(data: bytes) -> list[MeterSlots]:
     """
     _check_installed()
     reading = _File()
-    for line, row in _rows(data):
+    for line, row in csv_rows(data):
         try:
             reading.take(row)
         except MalformedInput as error:
@@ -76,17 +83,6 @@ def _check_installed() -> None:
             Reason.CONFIG_INVALID,
             "NEM12 needs aemo-mdff-reader: install the extra with pip install 'gridveil[meters]'",
         ) from None
-
-
-def _rows(data: bytes) -> Iterator[tuple[int, list[str]]]:
-    line = 0
-    try:
-        text = io.StringIO(data.decode("utf-8-sig"), newline="")
-        for line, row in enumerate(csv.reader(text, strict=True), 1):
-            if row:
-                yield line, row
-    except (UnicodeDecodeError, csv.Error):
-        raise fault("bytes", "not CSV text in UTF-8", line + 1) from None
 
 
 def _registers(channels: dict[str, list[Slot]]) -> dict[str, tuple[str, ...]]:

@@ -6,7 +6,9 @@ with the place of its first fault and never with a value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -116,6 +118,18 @@ def micro_of(value: Decimal, unit: int, power: int = 0) -> int:
     if abs(amount) >= _MOST_MICRO or amount != int(amount):
         raise fault("value", "not an amount in millionths of a Wh, below 10^15 Wh")
     return int(amount)
+
+
+def csv_rows(data: bytes) -> Iterator[tuple[int, list[str]]]:
+    """Rows of CSV text in UTF-8 that are not empty, each with its number from 1 on."""
+    line = 0
+    try:
+        text = io.StringIO(data.decode("utf-8-sig"), newline="")
+        for line, row in enumerate(csv.reader(text, strict=True), 1):
+            if row:
+                yield line, row
+    except (UnicodeDecodeError, csv.Error):
+        raise fault("bytes", "not CSV text in UTF-8", line + 1) from None
 
 
 def fault(name: str, what: str, line: int | None = None) -> MalformedInput:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, tzinfo
 from enum import StrEnum
 from itertools import chain
 
+from gridveil.days import offset_at
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.release import RegisterTotal, Total
 from gridveil.settlements import NotReleased, NotReleasedReason, Outcome, ReleasedTotal
@@ -77,8 +78,7 @@ class Row:
 
     def utc_offset(self, zone: tzinfo) -> int:
         """Seconds that a zone's clocks are ahead of UTC when the window begins."""
-        found = datetime.fromtimestamp(self.window_start, zone).utcoffset()
-        return int(found.total_seconds()) if found else 0
+        return int(offset_at(self.window_start, zone).total_seconds())
 
 
 @dataclass(frozen=True)

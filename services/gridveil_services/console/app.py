@@ -162,7 +162,6 @@ async def _state(request: Request) -> Response:
             "zone": console.config.time_zone,
             "window_length": model.length,
             "register": model.register,
-            "today": model.today(now).isoformat(),
             "city_id": console.config.profile.city_id.hex(),
             "identity_key": console.config.profile.identity_key.hex(),
             "user": {"name": user.name, "rights": user.rights},

@@ -58,7 +58,6 @@ class Citizens:
             "contact": self._contact,
             "zone": self._time_zone,
             "minutes": self._model.length // 60,
-            "noisy": newest.noisy if newest else False,
         }
 
     async def _parameters(self, newest: Row) -> CityParameters | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from pathlib import Path
 from typing import NoReturn
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from gridveil.config import ConfigFile, Section, load
 from gridveil.days import time_zone
@@ -151,12 +151,16 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _is_encrypted_or_local(parts: SplitResult) -> bool:
+    local = parts.scheme == "http" and _is_loopback(parts.hostname or "")
+    return bool(parts.hostname) and (parts.scheme == "https" or local)
+
+
 def _checked_url(url: str) -> str:
     if not url:
         return ""
     parts = urlsplit(url)
-    local = parts.scheme == "http" and _is_loopback(parts.hostname or "")
-    if not parts.hostname or not (parts.scheme == "https" or local):
+    if not _is_encrypted_or_local(parts):
         _refuse("url", "is an https address")
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:
         _refuse("url", "has no path, query or user")
@@ -170,10 +174,7 @@ def _https(files: HttpsFiles | None, folder: Path) -> Https | None:
 def _oidc(section: OidcSection | None, folder: Path) -> Oidc | None:
     if section is None:
         return None
-    parts = urlsplit(section.issuer)
-    if parts.scheme != "https" and not (
-        parts.scheme == "http" and _is_loopback(parts.hostname or "")
-    ):
+    if not _is_encrypted_or_local(urlsplit(section.issuer)):
         _refuse("oidc.issuer", "is an https address")
     if not section.factors:
         _refuse("oidc.factors", "name at least one")

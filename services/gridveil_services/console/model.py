@@ -9,17 +9,19 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, tzinfo
+from itertools import islice
 from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
 
-from gridveil.days import day_of, same_time_before, windows_of
+from gridveil.days import same_time_before, windows_of
 from gridveil.operator import NotReleased, Outcome, ReleasedTotal
 from gridveil.protocol.errors import MalformedInput, Reason
 
 HISTORY_DAYS = 400
 """So far back totals are kept in memory: a year, and the same weeks of the year before it."""
+_DAY_S = 86_400
 SIGNALS_LISTED = 20
 RELEASED = "released"
 
@@ -41,11 +43,6 @@ class Row(msgspec.Struct, frozen=True):
     """When the log says that it was settled: Unix seconds of the key-holder's clock."""
     parameters: str | None = None
     """Digest of the city parameters that the total names, in hex."""
-
-    @property
-    def coverage(self) -> float | None:
-        """Meters in the total by meters enrolled."""
-        return self.count / self.enrolled if self.count is not None and self.enrolled else None
 
 
 class SignalRow(msgspec.Struct, frozen=True):
@@ -201,14 +198,12 @@ class CityModel:
         """A settled window."""
         return self._rows.get(window_start)
 
-    def rows(self, windows: Iterable[int]) -> list[Row]:
-        """The settled ones of some windows, in their order."""
-        return [self._rows[at] for at in windows if at in self._rows]
-
     def released(self, most: int) -> list[Row]:
         """The newest windows with a total, newest first."""
-        released = [row for row in self._rows.values() if row.status == RELEASED]
-        return sorted(released, key=lambda row: -row.window_start)[:most]
+        # Back from the newest, which is where they are: anybody may ask for them.
+        oldest = max(self._newest - HISTORY_DAYS * _DAY_S, -1)
+        rows = (self._rows.get(at) for at in range(self._newest, oldest, -self.length))
+        return list(islice((row for row in rows if row and row.status == RELEASED), most))
 
     def measured_w(self, window_start: int) -> int | None:
         """Mean power of the meters in a total."""
@@ -234,10 +229,6 @@ class CityModel:
     def earlier_w(self, window_start: int, days: int) -> int | None:
         """Demand at the same local time some days before."""
         return self.demand_w(same_time_before(window_start, days, self.zone))
-
-    def today(self, now: float) -> date:
-        """The local day."""
-        return day_of(int(now), self.zone)
 
 
 def row_of(outcome: Outcome, register: str) -> Row:

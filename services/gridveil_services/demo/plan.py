@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
+from gridveil.days import day_of, windows_of
 from gridveil.protocol.city import MIN_HONEST, MOST_FAILURES
 from gridveil.protocol.errors import MalformedInput, Reason
 from gridveil.protocol.refusal_lock import MOST_REFUSALS_PER_DAY
@@ -254,8 +255,7 @@ def _past_days(options: DemoOptions) -> int:
 
 def _midnight_before(at: int, days: int) -> int:
     """The start of the local day some days before a time's."""
-    local = datetime.fromtimestamp(at, ZONE).replace(hour=0, minute=0)
-    return int((local - timedelta(days=days)).timestamp())
+    return windows_of(day_of(at, ZONE) - timedelta(days=days), ZONE, WINDOW_S).start
 
 
 def _source(options: DemoOptions, file_start: int) -> ReadingSource:
